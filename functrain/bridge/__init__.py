@@ -1,0 +1,1 @@
+"""From PyTorch's stateful world to the functional one, and back."""

@@ -1,0 +1,1 @@
+"""Transformations of transformations: in sequence, where, when, around."""

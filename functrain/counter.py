@@ -1,0 +1,47 @@
+"""The step counter, and what averages owe to it.
+
+A counter is a 0-dim int32 tensor. It saturates at its type's greatest value instead of wrapping, so a run of any length
+ends up where bias corrections are one and schedules have ended.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from functrain import tree
+from functrain.tree import Tree
+
+
+def first_count(params: Tree) -> Tensor:
+    """Zero, on the device of the first parameter."""
+    leaves = tree.leaves(params)
+    return torch.zeros((), dtype=torch.int32, device=leaves[0].device if leaves else None)
+
+
+def increment(count: Tensor) -> Tensor:
+    """count + 1, or count where that would overflow."""
+    greatest = torch.iinfo(count.dtype).max
+    return torch.where(count < greatest, count + 1, count)
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """The widest float of a device: float64, but float32 on MPS."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
+    """1 - βᵗ, the weight that an average of t terms has gathered: a 0-dim tensor in the device's widest float.
+
+    Computed as -expm1(t log β), with the logarithm of β itself: 1 - β**t in float32 loses four digits at t = 1.
+
+    Args:
+        decay: β in [0, 1), memory of the average.
+        count: t >= 1, terms so far.
+    """
+    t = count.to(wide(count.device))
+    if isinstance(decay, Tensor):
+        return -torch.expm1(t * torch.log(decay.to(t.dtype)))
+    return -torch.expm1(t * (math.log(decay) if decay else -math.inf))

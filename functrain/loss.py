@@ -1,0 +1,146 @@
+"""What a loss is.
+
+A loss is a pure function of parameters and a batch. It returns one of
+
+    mean                          a 0-dim tensor: it weighs as much as the batch is long
+    (sum, weight)                 two 0-dim tensors: the loss is sum / weight
+    {"loss": either, **logs}      the same, with 0-dim things to log
+
+Carrying the weight is what makes accumulation right: micro-batches of unequal size, or with unequal numbers of masked
+tokens, add up to one batch.
+
+Inside, every loss is a `Loss`: it opens for given parameters, frozen parameters and buffers, and while it is open it
+maps batches to `LossOut`. A module's loss (`bridge/modules.py`) swaps tensors into the module when it opens, so that a
+backward pass can still run inside; a plain function has nothing to open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from functrain import tree
+from functrain.tree import Tree
+
+
+class LossOut(NamedTuple):
+    """A loss, taken apart."""
+
+    sum: Tensor  # (): at least float32
+    weight: Tensor  # (): same dtype, detached; sum / weight is the loss
+    buffers: Tree  # like the buffers that came in
+    logs: dict[str, Tensor]  # 0-dim each, detached
+
+    @property
+    def mean(self) -> Tensor:
+        """sum / weight; zero where nothing has weight."""
+        return self.sum / torch.where(self.weight == 0, torch.ones_like(self.weight), self.weight)
+
+
+Evaluate = Callable[[Tree], LossOut]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A loss that can be held open."""
+
+    @property
+    def frozen(self) -> Tree:
+        """Its own frozen parameters, for a call that names none."""
+        ...
+
+    @property
+    def buffers(self) -> Tree:
+        """Its own buffers, for a call that names none."""
+        ...
+
+    @property
+    def mixes_examples(self) -> bool:
+        """True if an example's loss depends on the examples beside it, as under training BatchNorm."""
+        ...
+
+    def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> AbstractContextManager[Evaluate]:
+        """A block in which batches are evaluated with these tensors."""
+        ...
+
+
+class PlainLoss:
+    """A function `(params, batch)` as a `Loss` without frozen parameters and buffers."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+        self.frozen: Tree = {}
+        self.buffers: Tree = {}
+        self.mixes_examples = False
+
+    @contextmanager
+    def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Evaluate]:
+        """Nothing to open: the function takes its parameters as an argument."""
+        yield lambda batch: read(self.function(params, batch), batch, buffers)
+
+
+def lift(loss: object) -> Loss:
+    """The loss as a `Loss`."""
+    if isinstance(loss, Loss):
+        return loss
+    if callable(loss):
+        return PlainLoss(cast("Callable[..., object]", loss))  # callable() does not say of what
+    raise TypeError(
+        f"train_step: a loss is a function (params, batch) or model.loss(criterion), got {type(loss).__name__}"
+    )
+
+
+def run(loss: Loss, params: Tree, frozen: Tree, buffers: Tree, batch: Tree) -> LossOut:
+    """Open, evaluate one batch, close."""
+    with loss.hold(params, frozen, buffers) as evaluate:
+        return evaluate(batch)
+
+
+def read(out: object, batch: Tree, buffers: Tree) -> LossOut:
+    """What a loss returned, taken apart.
+
+    Raises:
+        TypeError, ValueError: it is none of the three things a loss may return.
+    """
+    logs: dict[str, Tensor] = {}
+    if isinstance(out, dict):
+        if "loss" not in out:
+            raise ValueError(f'loss: a dict needs the entry "loss", got the entries {sorted(map(str, out))}')
+        logs = {str(k): scalar(f"loss: the entry {k!r}", v).detach() for k, v in out.items() if k != "loss"}
+        out = out["loss"]
+    if isinstance(out, tuple):
+        if len(out) != 2:
+            raise ValueError(f"loss: a tuple is (sum, weight), got one of {len(out)} entries")
+        total = _wide(scalar("loss: the sum", out[0]))
+        weight = scalar("loss: the weight", out[1]).detach().to(total)
+        return LossOut(total, weight, buffers, logs)
+    mean = _wide(scalar("loss: the result", out))
+    weight = torch.full_like(mean, length(batch), requires_grad=False)
+    return LossOut(mean * weight, weight, buffers, logs)
+
+
+def length(batch: Tree) -> int:
+    """The leading size of the batch's first tensor; 1 if it has none."""
+    for leaf in tree.leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return leaf.shape[0]
+    return 1
+
+
+def scalar(what: str, x: object) -> Tensor:
+    """x, which must be a 0-dim tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what} must be a 0-dim tensor, got {type(x).__name__}")
+    if x.dim():
+        raise ValueError(
+            f"{what} must be a 0-dim tensor, got shape {tuple(x.shape)}; hint: take the mean, or return (sum, weight)"
+        )
+    return x
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,1 @@
+"""Optimizers: chains that have a name."""

@@ -1,0 +1,1 @@
+"""Transformations of updates, one family a file."""

@@ -1,0 +1,293 @@
+"""Trees of tensors: any nesting of dict, list, tuple and NamedTuple, or one tensor alone.
+
+`map` applies a function to corresponding leaves. `pointwise` applies an elementwise formula, and may run it once on a
+group of small leaves: the loop over leaves is its meaning, the group only its speed, and the two agree bit for bit.
+
+A **hole** is the empty tuple `()`: the place of a leaf that is not there (a gradient that is missing, a parameter that
+is masked out). It has no leaves, so every function here passes over it. Dicts keep their insertion order, and match
+whatever the order of their keys.
+
+A leaf has a **path**, which people read (`"blocks.0.weight"`), and a **key**, which files use: the same with what is
+ambiguous escaped, so that different trees have different keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias, TypeVar, cast
+
+import optree
+import torch
+from optree import PyTree, PyTreeSpec
+from torch import Tensor
+from torch.nn import Parameter
+
+from functrain.batch import Batch
+from functrain.paths import Path, children, get, keys, paths, readable, rebuild, set, walk
+
+__all__ = [
+    "Mismatch", "Tree", "cast_like", "cast_to", "expand", "flatten", "get", "keys", "leaves", "map", "map_with_path",
+    "norm", "paths", "pointwise", "set", "size", "stack", "unflatten", "unstack", "upcast", "zeros_like",
+]  # fmt: skip
+
+Tree: TypeAlias = object
+T = TypeVar("T")
+
+_NAMESPACE = "functrain"
+_INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
+_INSERTION_ORDER.__enter__()  # never left: the namespace is ours alone
+
+# Leaves smaller than this are grouped, up to this many bytes a group: on a CPU a group should stay in the cache, on an
+# accelerator each call costs a launch.
+GROUP_BYTES = {"cpu": 1 << 20}
+GROUP_BYTES_ELSEWHERE = 1 << 26
+
+
+class Mismatch(ValueError):
+    """Two trees that should correspond, leaf by leaf, do not."""
+
+
+# --- structure
+
+
+def flatten(tree: Tree) -> tuple[list[Tensor], PyTreeSpec]:
+    """The leaves in order, and the structure they came from."""
+    # Any object is a tree of whatever it holds; what a leaf is, the caller knows.
+    return optree.tree_flatten(cast("PyTree[Tensor]", tree), namespace=_NAMESPACE)
+
+
+def unflatten(like: T, leaves: Sequence[object]) -> T:
+    """A tree with the structure of `like` and these leaves."""
+    return cast("T", optree.tree_unflatten(flatten(like)[1], leaves))  # the same structure by construction
+
+
+def leaves(tree: Tree) -> list[Tensor]:
+    """The leaves, in order."""
+    return flatten(tree)[0]
+
+
+def aligned(tree: Tree, *rest: Tree) -> tuple[PyTreeSpec, list[list[Tensor]]]:
+    """The structure of `tree`, and the leaves of all trees in its order.
+
+    Raises:
+        Mismatch: a tree has another structure; the message names the first leaf that differs.
+    """
+    first, spec = flatten(tree)
+    columns = [first]
+    for other in rest:
+        column, other_spec = flatten(other)
+        if other_spec != spec:
+            column = _by_name(tree, other)
+        columns.append(column)
+    return spec, columns
+
+
+def _by_name(tree: Tree, other: Tree) -> list[Tensor]:
+    """The leaves of `other` in the order of `tree`, which differ in the order of keys at most."""
+    here, there = dict(walk(tree)), dict(walk(other))
+    for path in here:
+        if path not in there:
+            raise Mismatch(f"leaf {_name(path)} of one tree is missing in the other")
+    for path in there:
+        if path not in here:
+            raise Mismatch(f"leaf {_name(path)} of one tree is missing in the other")
+    return [cast("Tensor", there[path]) for path in here]  # leaves are what they are
+
+
+def _name(path: Path) -> str:
+    return repr(readable(path)) if path else "(the root)"
+
+
+# --- functions of leaves
+
+
+def map(f: Callable[..., object], tree: T, *rest: Tree) -> T:
+    """`f` of corresponding leaves, leaf by leaf.
+
+    >>> import torch
+    >>> map(lambda a, b: a - b, {"w": torch.tensor(3.0)}, {"w": torch.tensor(1.0)})
+    {'w': tensor(2.)}
+    """
+    spec, columns = aligned(tree, *rest)
+    return cast("T", optree.tree_unflatten(spec, [f(*row) for row in zip(*columns, strict=True)]))  # T by structure
+
+
+def map_with_path(f: Callable[..., object], tree: T, *rest: Tree) -> T:
+    """`f(path, *leaves)` of corresponding leaves; `path` is the readable one."""
+    spec, columns = aligned(tree, *rest)
+    rows = zip(paths(tree), *columns, strict=True)
+    return cast("T", optree.tree_unflatten(spec, [f(*row) for row in rows]))  # T by structure
+
+
+def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
+    """An elementwise formula of corresponding leaves of equal shape.
+
+    `f` is written about one leaf and uses arithmetic, comparisons and elementwise functions alone. It may be called
+    once for many small leaves; with anything else in it, it is called leaf by leaf, as `map` does. A 0-dim tensor from
+    outside the formula (a rate, a correction) is a scalar in it: it never changes the dtype of a leaf, 0-dim ones
+    included.
+
+    Raises:
+        Mismatch: structures or shapes differ; the message names the leaf.
+    """
+    spec, columns = aligned(tree, *rest)
+    if torch.compiler.is_compiling():
+        out = [_alone(f, row) for row in zip(*columns, strict=True)]
+    else:
+        _check_shapes(tree, columns)
+        out = [x for group in _groups(columns) for x in _together(f, [c[group] for c in columns])]
+    return cast("T", optree.tree_unflatten(spec, out))  # T by structure
+
+
+def _alone(f: Callable[..., object], row: Sequence[object]) -> object:
+    """f of one leaf. A 0-dim leaf goes in as one of one dimension, so that no outer scalar can promote it."""
+    if not isinstance(row[0], Tensor) or row[0].dim():
+        return f(*row)
+    out = f(*(x.reshape(1) if isinstance(x, Tensor) and not x.dim() else x for x in row))
+    return out.reshape(()) if isinstance(out, Tensor) and out.shape == (1,) else out
+
+
+def _as_batch(f: Callable[..., object], columns: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:
+    """f of a group of leaves at once; None where it is not plainly elementwise."""
+    lifted = [[x if x.dim() else x.reshape(1) for x in column] for column in columns]
+    try:
+        out = f(*(Batch(column) for column in lifted))
+    except Exception:  # on any doubt the loop decides, and raises what is to be raised
+        return None
+    if type(out) is not Batch:
+        return None
+    return [y if x.dim() else y.reshape(()) for x, y in zip(columns[0], out.leaves, strict=True)]
+
+
+def _together(f: Callable[..., object], columns: Sequence[Sequence[Tensor]]) -> Sequence[object]:
+    """f of a group: at once if it can be, leaf by leaf if not."""
+    out = _as_batch(f, columns) if len(columns[0]) > 1 else None
+    return [_alone(f, row) for row in zip(*columns, strict=True)] if out is None else out
+
+
+def _groups(columns: Sequence[Sequence[Tensor]]) -> Iterator[slice]:
+    """Consecutive leaves of one dtype and device, to be computed together; each for itself where none may be."""
+    first, n = columns[0], len(columns[0])
+    if n < 2 or not _batchable(columns):
+        yield from (slice(i, i + 1) for i in range(n))
+        return
+    uniform = all(len({(x.dtype, x.device) for x in column}) == 1 for column in columns)
+    kinds = None if uniform else [[(x.dtype, x.device) for x in row] for row in zip(*columns, strict=True)]
+    limit = GROUP_BYTES.get(first[0].device.type, GROUP_BYTES_ELSEWHERE)
+    start, total = 0, 0
+    for i, x in enumerate(first):
+        total += x.nbytes
+        if i > start and (total > limit or (kinds and kinds[i] != kinds[i - 1])):
+            yield slice(start, i)
+            start, total = i, x.nbytes
+    yield slice(start, n)
+
+
+def _batchable(columns: Sequence[Sequence[Tensor]]) -> bool:
+    """True if every leaf is a plain dense floating tensor and nobody differentiates or maps over it."""
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if torch._C._is_any_autocast_enabled():  # it casts for plain operators, not for foreach ones
+        return False
+    for column in columns:
+        if not {type(x) for x in column} <= {Tensor, Parameter}:
+            return False
+        if not all(dtype.is_floating_point or dtype.is_complex for dtype in {x.dtype for x in column}):
+            return False
+        if {x.layout for x in column} != {torch.strided}:
+            return False
+        if torch.is_grad_enabled() and any([x.requires_grad for x in column]):
+            return False
+    return True
+
+
+def _check_shapes(tree: Tree, columns: Sequence[Sequence[Tensor]]) -> None:
+    """Raise Mismatch if corresponding tensors differ in shape: PyTorch would broadcast some of them."""
+    if len(columns) == 1 or not all(isinstance(x, Tensor) for column in columns for x in column):
+        return
+    shapes = [[x.shape for x in column] for column in columns]
+    if shapes.count(shapes[0]) == len(columns):
+        return
+    for path, *row in zip(paths(tree), *columns, strict=True):
+        for x in row[1:]:
+            if x.shape != row[0].shape:
+                name = repr(path) if path else "(the root)"
+                raise Mismatch(f"leaf {name} has shape {tuple(row[0].shape)} in one tree, {tuple(x.shape)} in the other")
+
+
+# --- the rest of the vocabulary
+
+
+def zeros_like(tree: T, dtype: torch.dtype | None = None) -> T:
+    """Zeros of the same shapes, in `dtype` if one is given."""
+    return map(lambda x: torch.zeros_like(x, dtype=dtype), tree)
+
+
+def cast_to(tree: T, dtype: torch.dtype) -> T:
+    """The floating leaves in this dtype, the others as they are."""
+    return map(lambda x: x.to(dtype) if x.is_floating_point() else x, tree)
+
+
+def cast_like(tree: T, like: Tree) -> T:
+    """Each leaf in the dtype of the corresponding leaf of `like`."""
+    return map(lambda x, y: x.to(y.dtype), tree, like)
+
+
+def upcast(tree: T) -> T:
+    """Half-precision leaves in float32, the others as they are."""
+    return map(lambda x: x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, tree)
+
+
+def norm(tree: Tree) -> Tensor:
+    """The Euclidean norm of all leaves together, computed in at least float32; zero for a tree without leaves.
+
+    Its gradient at an all-zero tree is zero.
+    """
+    columns = leaves(upcast(tree))
+    if not columns:
+        return torch.zeros(())
+    device = columns[0].device
+    norms = [torch.linalg.vector_norm(x).to(device) for x in columns]
+    widest = max((x.dtype for x in norms), key=lambda dtype: dtype.itemsize)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([x.to(widest) for x in norms]))
+    return total
+
+
+def size(tree: Tree) -> int:
+    """The number of elements in all leaves together."""
+    return sum(x.numel() for x in leaves(tree))
+
+
+def stack(trees: Sequence[T]) -> T:
+    """One tree whose leaves have a new first axis, an entry a tree: what `torch.func.vmap` maps over."""
+    return map(lambda *xs: torch.stack(xs), trees[0], *trees[1:])
+
+
+def unstack(tree: T) -> list[T]:
+    """The trees that `stack` made one of."""
+    n = {len(x) for x in leaves(tree)}
+    if len(n) != 1:
+        raise Mismatch(f"tree.unstack: the leaves have first axes of {sorted(n)} entries, not of one length")
+    return [map(lambda x, i=i: x[i], tree) for i in range(n.pop())]
+
+
+def expand(prefix: Tree, tree: T) -> T:
+    """A tree like `tree` in which every leaf is the value of `prefix` above it.
+
+    `prefix` has the same containers as `tree`, and ends where it likes: one value stands for all that is below.
+
+    >>> import torch
+    >>> expand({"a": True, "b": False}, {"a": [torch.ones(1), torch.ones(1)], "b": torch.ones(1)})
+    {'a': [True, True], 'b': False}
+    """
+    return cast("T", _expand(prefix, tree, ()))  # rebuilt with the same containers
+
+
+def _expand(prefix: Tree, tree: Tree, path: Path) -> Tree:
+    above, below = children(prefix), children(tree)
+    if above is None:
+        return map(lambda _: prefix, tree)
+    if below is None or {e for e, _ in above} != {e for e, _ in below}:
+        raise Mismatch(f"the prefix does not fit the tree at {_name(path)}")
+    values = dict(above)
+    return rebuild(tree, [_expand(values[e], child, (*path, e)) for e, child in below])
