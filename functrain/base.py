@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from functrain import tree
+from functrain.donation import check_tree
 from functrain.holes import fill, has_holes, normalise, punch, punch_inside
 from functrain.record import Call, Recorded, check_picklable, replay, show
 from functrain.tree import Mismatch, Tree
@@ -257,14 +258,25 @@ def apply_updates(params: T, updates: Tree) -> T:
         return fill(cast("T", around_holes(add, updates, (), params, "apply_updates", mismatch)[0]), params)
 
 
-def update_and_apply(tx: GradientTransformation) -> Callable[..., tuple[Tree, Tree]]:
-    """`(grads, state, params) -> (params, state)`: one step of a rule, as one pure function.
+class UpdateAndApply:
+    """`(grads, state, params) -> (params, state)`: one step of a rule, as one pure function."""
 
-    Extras go through by keyword. Compile it with `ft.jit(ft.update_and_apply(tx))` for a loop of your own.
-    """
+    def __init__(self, tx: GradientTransformation) -> None:
+        self.tx = tx
 
-    def step(grads: Tree, state: Tree, params: T, **extra: object) -> tuple[T, Tree]:
-        updates, state = tx.update(grads, state, params, **extra)
+    def __repr__(self) -> str:
+        return f"update_and_apply({self.tx})"
+
+    def __call__(self, grads: Tree, state: Tree, params: Tree, **extra: object) -> tuple[Tree, Tree]:
+        """Update, then apply. Extras go through by keyword."""
+        check_tree("update_and_apply", state)
+        updates, state = self.tx.update(grads, state, params, **extra)
         return apply_updates(params, updates), state
 
-    return step
+
+def update_and_apply(tx: GradientTransformation) -> UpdateAndApply:
+    """One step of a rule as one pure function: `(grads, state, params) -> (params, state)`.
+
+    Compile it with `ft.jit(ft.update_and_apply(tx))` for a loop of your own.
+    """
+    return UpdateAndApply(tx)

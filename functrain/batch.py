@@ -39,7 +39,8 @@ BINARY: dict[str, Operation] = {
     name: getattr(torch, f"_foreach_{name}") for name in ("add", "sub", "mul", "div", "maximum", "minimum", "pow")
 }
 SCALAR_TENSOR = frozenset({"add", "mul", "div"})  # these take a 0-dim tensor as second operand
-COMMUTE = frozenset({"add", "mul"})
+COMMUTE = frozenset({"add", "mul"})  # in these dtypes; in half precision a scalar is rounded first on the left alone:
+WHOLE = frozenset({torch.float32, torch.float64})
 # With a scalar, these round otherwise than a loop does, except on a CPU: the plain kernels multiply by the reciprocal,
 # or square (pytorch issue 172273).
 OWN_ROUNDING = frozenset({"div", "pow"})
@@ -52,19 +53,19 @@ class NotElementwise(Exception):
 def _call(func: Callable[..., Tensor], args: Sequence[object], kwargs: Mapping[str, object]) -> Batch:
     """func over the leaves: one foreach call where there is one, else a call a leaf."""
     name = func.__name__
-    if name in COMMUTE and len(args) == 2 and not kwargs and type(args[0]) is not Batch:
-        args = args[::-1]
-    first = args[0]
-    if type(first) is Batch and len(first.leaves) > 1 and not kwargs:
-        if len(args) == 1 and name in UNARY:
-            return Batch(UNARY[name](first.leaves))
-        if len(args) == 2 and name in BINARY:
-            other = args[1]
+    if not kwargs and len(args) == 1 and name in UNARY:
+        (only,) = args
+        if type(only) is Batch and len(only.leaves) > 1:
+            return Batch(UNARY[name](only.leaves))
+    elif not kwargs and len(args) == 2 and name in BINARY:
+        first, other = args
+        if name in COMMUTE and type(other) is Batch and other.leaves[0].dtype in WHOLE and type(first) is not Batch:
+            first, other = other, first
+        if type(first) is Batch and len(first.leaves) > 1:
             if type(other) is Batch:
                 return Batch(BINARY[name](first.leaves, other.leaves))
-            if first.leaves[0].device.type == "cpu" or name not in OWN_ROUNDING:
-                if isinstance(other, float | int) or (name in SCALAR_TENSOR and _is_scalar(other)):
-                    return Batch(BINARY[name](first.leaves, other))
+            if _takes(name, first.leaves[0], other):
+                return Batch(BINARY[name](first.leaves, other))
     if name not in ELEMENTWISE:
         raise NotElementwise(name)
     return _each(func, args, kwargs)
@@ -87,13 +88,20 @@ def _each(func: Callable[..., Tensor], args: Sequence[object], kwargs: Mapping[s
     return Batch(out)
 
 
+def _takes(name: str, leaf: Tensor, other: object) -> bool:
+    """True if foreach does `name` with a scalar as the loop does: of floats only, it promotes others its own way."""
+    if not leaf.is_floating_point() or (name in OWN_ROUNDING and leaf.device.type != "cpu"):
+        return False
+    return isinstance(other, float | int) or (name in SCALAR_TENSOR and _is_scalar(other))
+
+
 def _is_scalar(x: object) -> bool:
-    """True for a 0-dim tensor that no gradient is asked of; a larger one is not elementwise."""
+    """True for a real 0-dim tensor that no gradient is asked of; a larger one is not elementwise."""
     if type(x) is Batch or not isinstance(x, Tensor):
         return False
     if x.dim():
         raise NotElementwise("a larger tensor from outside the formula")
-    return not (x.requires_grad and torch.is_grad_enabled())
+    return not x.is_complex() and not (x.requires_grad and torch.is_grad_enabled())
 
 
 class Batch:

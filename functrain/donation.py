@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
+
+from functrain import tree
 
 _consumed: dict[int, weakref.ref[Tensor]] = {}
 
@@ -22,9 +25,18 @@ def consume(tensor: Tensor) -> None:
 
 def check(where: str, tensor: object) -> None:
     """Raise RuntimeError if the state this tensor belongs to was given away."""
+    if torch.compiler.is_compiling():  # the host has asked already
+        return
     mark = _consumed.get(id(tensor))
     if mark is not None and mark() is tensor:
         raise RuntimeError(
             f"{where}: this state was donated to a compiled call, which wrote the next state into its memory; "
             "hint: go on with the state that call returned, or compile with ft.jit(step, donate=False)"
         )
+
+
+def check_tree(where: str, state: object) -> None:
+    """The same for a state that is told by its first tensor."""
+    if _consumed and not torch.compiler.is_compiling():
+        for x in tree.leaves(state)[:1]:
+            check(where, x)

@@ -70,7 +70,7 @@ def fits(tree: object, like: object) -> bool:
 def fill(new: T, old: T) -> T:
     """`new` with its holes filled from `old`."""
     if is_hole(new):
-        return old
+        return cast("T", ()) if old is None else old  # the hole stands for a leaf of T
     below = children(new)
     if not below:
         return new

@@ -96,7 +96,7 @@ class TrainState(NamedTuple):
             params = tree.cast_to(params, wanted)
         opt_state = tx.init(params)
         if copy and not functional():
-            opt_state = _unshared(opt_state, params)
+            opt_state = unshared(opt_state, params)
         counters = [torch.tensor(n, dtype=torch.int64) for n in (0, seed)]
         return cls(params, frozen, buffers, opt_state, first_guard(first_device(params)), *counters)
 
@@ -108,10 +108,18 @@ def _own(x: Tensor, copy: bool) -> Tensor:
     return x.clone() if isinstance(x, Tensor) and copy else x
 
 
-def _unshared(opt_state: Tree, params: Tree) -> Tree:
-    """The state with its own memory where a rule took a parameter as it is: donation writes into both."""
-    taken = {x.untyped_storage().data_ptr() for x in tree.leaves(params)}
-    return tree.map(lambda x: x.clone() if x.untyped_storage().data_ptr() in taken else x, opt_state)
+def unshared(opt_state: Tree, params: Tree) -> Tree:
+    """The state with memory of its own where a rule used a parameter, or one tensor twice: donation writes into all."""
+    seen = {x.untyped_storage().data_ptr() for x in tree.leaves(params)}
+
+    def own(x: Tensor) -> Tensor:
+        place = x.untyped_storage().data_ptr()
+        if place in seen:
+            return x.clone()
+        seen.add(place)
+        return x
+
+    return tree.map(own, opt_state)
 
 
 def train_step(

@@ -248,8 +248,7 @@ def norm(tree: Tree) -> Tensor:
         return torch.zeros(())
     device = columns[0].device
     norms = [torch.linalg.vector_norm(x).to(device) for x in columns]
-    widest = max((x.dtype for x in norms), key=lambda dtype: dtype.itemsize)
-    total: Tensor = torch.linalg.vector_norm(torch.stack([x.to(widest) for x in norms]))
+    total: Tensor = torch.linalg.vector_norm(torch.cat([x.reshape(1) for x in norms]))  # cat takes the widest dtype
     return total
 
 

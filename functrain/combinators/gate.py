@@ -222,7 +222,8 @@ def MultiSteps(
             acc = tree.pointwise(lambda a, g: a + g, state.acc_grads, g)
         u, s = update_part(opt, tree.cast_like(acc, g), state.inner_opt_state, params, extra)
 
-        acc = choose(skip, state.acc_grads, choose(last, tree.zeros_like(acc), tree.cast_like(acc, state.acc_grads)))
+        acc = tree.cast_like(acc, state.acc_grads)
+        acc = choose(skip, state.acc_grads, choose(last, tree.zeros_like(acc), acc))
         return choose(last, u, tree.zeros_like(u)), MultiStepsState(
             torch.where(skip, state.mini_step, torch.where(last, 0, n)),
             torch.where(last, increment(state.gradient_step), state.gradient_step),

@@ -166,7 +166,7 @@ def selective_transform(
 
 
 def _inside(where: str, mask: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
-    chosen = _spread(where, "mask", mask, params)
+    chosen = _spread(where, "bools", mask, params)
     _check_bools(where, chosen)
     return tree.map(lambda m: m or (), chosen)
 
@@ -178,7 +178,7 @@ def _equal(labels: Tree, label: Hashable) -> Tree:
 def _labels(
     param_labels: Tree | Callable[[Tree], Tree], params: Tree, parts: Mapping[Hashable, GradientTransformation]
 ) -> Tree:
-    labels = _spread("partition", "tree of labels", param_labels, params)
+    labels = _spread("partition", "labels", param_labels, params)
     for path, label in walk(labels):
         if label not in parts:
             known = ", ".join(map(repr, parts))
@@ -194,7 +194,7 @@ def _spread(where: str, what: str, prefix: Tree | Callable[[Tree], Tree], params
         return tree.expand(prefix(params) if callable(prefix) else prefix, params)
     except Mismatch as mismatch:
         raise ValueError(
-            f"{where}: {mismatch}; hint: the {what} is a tree like the parameters, or a prefix of one"
+            f"{where}: {mismatch}; hint: give a tree of {what} like the parameters, or a prefix of one"
         ) from None
 
 

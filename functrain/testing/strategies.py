@@ -18,7 +18,7 @@ from functrain import tree
 from functrain.tree import Tree
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-SHAPES = ((2,), (), (3, 2), (1,), (0,), (2, 0), (2, 3, 1), (4, 1), (17,))
+SHAPES = ((2,), (), (3, 2), (1,), (0,), (2, 0), (2, 3, 1), (4, 1), (2, 3, 2, 1), (17,))
 LAYOUTS = ("contiguous", "transposed", "stepped", "offset", "channels_last")
 NAMES = ("w", "b", "", "a.b", "7", 7, "w.0")
 
@@ -136,9 +136,7 @@ def gradients(
 
 
 @st.composite
-def histories(
-    draw: DrawFn, params: Tree, max_size: int = 5, values: SearchStrategy[float] | None = None
-) -> list[Tree]:
+def histories(draw: DrawFn, params: Tree, max_size: int = 5, values: SearchStrategy[float] | None = None) -> list[Tree]:
     """Gradients for one to `max_size` updates."""
     return [draw(gradients(params, values)) for _ in range(draw(st.integers(1, max_size)))]
 

@@ -12,6 +12,7 @@ value, so mean squares are real.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -74,12 +75,12 @@ def scale_by_adam(
         nu = tree.pointwise(lambda v, g: b2 * v + (1 - b2) * abs_sq(g), state.nu, g)
 
         c1, c2 = counter.bias_correction(b1, t), counter.bias_correction(b2, t)
-        if nesterov:
-            c1_next = counter.bias_correction(b1, increment(t))
-            mean = tree.pointwise(lambda m, g: b1 * (m / c1_next) + (1 - b1) * (g / c1), mu, g)
-        else:
-            mean = tree.pointwise(lambda m: m / c1, mu)
-        u = tree.pointwise(lambda m, v: m / (root(v / c2, eps_root) + eps), mean, nu)
+        c1_next = counter.bias_correction(b1, increment(t))
+
+        def mean(m: Tensor, g: Tensor) -> Tensor:
+            return b1 * (m / c1_next) + (1 - b1) * (g / c1) if nesterov else m / c1
+
+        u = tree.pointwise(lambda m, v, g: mean(m, g) / (root(v / c2, eps_root) + eps), mu, nu, g)
         return tree.cast_like(u, updates), ScaleByAdamState(
             t, tree.cast_like(mu, state.mu), tree.cast_like(nu, state.nu)
         )
@@ -232,7 +233,7 @@ def scale_by_lion(
         Chen et al., Symbolic discovery of optimization algorithms, 2023, program 1. https://arxiv.org/abs/2302.06675
     """
     ranges.unit_interval("scale_by_lion", b1=b1, b2=b2)
-    signs = {
+    signs: dict[str, Callable[[Tensor], Tensor]] = {
         "hard": torch.sgn,
         "smooth": lambda x: torch.tanh(smooth_beta * x),
         "refined": lambda x: torch.where(x.abs() < 1, x, torch.sgn(x)),

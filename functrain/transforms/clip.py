@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
 from functrain import ranges, tree
 from functrain.base import GradientTransformation, rule, stateless
+from functrain.counter import wide
 from functrain.schedules import Scalar
 from functrain.transforms.scale import times
 from functrain.tree import Tree
@@ -20,9 +22,12 @@ def clip(max_delta: Scalar) -> GradientTransformation:
         max_delta: d > 0. Complex entries have no order: they are an error.
     """
     ranges.positive("clip", max_delta=max_delta)
-    return stateless(
-        lambda updates, params: tree.pointwise(lambda g: g.clamp(-max_delta, max_delta), updates), local=True
-    )
+
+    def hold(updates: Tree, params: Tree | None) -> Tree:
+        held = tree.pointwise(lambda g: g.clamp(-max_delta, max_delta), tree.upcast(updates))  # d may be beyond float16
+        return tree.cast_like(held, updates)
+
+    return stateless(hold, local=True)
 
 
 @rule
@@ -37,7 +42,7 @@ def clip_by_block_rms(threshold: Scalar) -> GradientTransformation:
     ranges.positive("clip_by_block_rms", threshold=threshold)
 
     def shrink(g: Tensor) -> Tensor:
-        rms = tree.norm(g) / max(g.numel(), 1) ** 0.5  # the norm has a derivative at zero
+        rms = _norm(g) / math.sqrt(max(g.numel(), 1))
         return (g / (rms / threshold).clamp(min=1)).to(g.dtype)
 
     return stateless(lambda updates, params: tree.map(shrink, updates), local=True)
@@ -61,7 +66,12 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     ranges.positive("clip_by_global_norm", max_norm=max_norm)
 
     def shrink(updates: Tree, params: Tree | None) -> Tree:
-        norm = tree.norm(updates)
-        return times(max_norm / torch.clamp(norm, min=max_norm), updates)
+        return times(max_norm / _norm(updates).clamp(min=max_norm), updates)
 
     return stateless(shrink)
+
+
+def _norm(updates: Tree) -> Tensor:
+    """The norm in the widest float, so that a factor made of it is rounded once; its derivative at zero is zero."""
+    norm = tree.norm(updates)
+    return norm.to(wide(norm.device))

@@ -11,7 +11,7 @@ from functrain.base import GradientTransformation, identity, rule
 from functrain.counter import first_count, increment
 from functrain.holes import fill, punch
 from functrain.schedules import Scalar, ScalarOrSchedule, as_schedule, value_at
-from functrain.tree import Tree
+from functrain.tree import Mismatch, Tree
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -73,5 +73,16 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Tree | None 
 
 def _chosen(g: Tree, params: Tree, mask: Tree) -> Tree:
     """The updates with holes where the mask is False."""
-    keep = tree.expand(mask(params) if callable(mask) else mask, params)
-    return tree.map(lambda g, keep: g if keep else (), g, keep)
+    try:
+        keep = tree.expand(mask(params) if callable(mask) else mask, params)
+    except Mismatch as mismatch:
+        raise ValueError(
+            f"add_decayed_weights: {mismatch}; hint: the mask is a tree like the parameters, or a prefix of one"
+        ) from None
+    for path, m in zip(tree.paths(keep), tree.leaves(keep), strict=True):
+        if not isinstance(m, bool):
+            raise TypeError(
+                f"add_decayed_weights: the mask at {path!r} is {m!r}, not a bool; "
+                "hint: a mask is structure, not numbers"
+            )
+    return punch(g, tree.map(lambda m: m or (), keep))

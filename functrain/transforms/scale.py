@@ -13,7 +13,7 @@ from torch import Tensor
 from functrain import ranges, tree
 from functrain.base import GradientTransformation, identity, rule, stateless
 from functrain.counter import first_count, increment
-from functrain.schedules import Scalar, ScalarOrSchedule, Schedule, as_schedule, value_at
+from functrain.schedules import Scalar, ScalarOrSchedule, as_schedule, value_at
 from functrain.tree import Tree
 
 

@@ -1,0 +1,128 @@
+"""What the Trainer's arguments mean: which loss, which precision, which window, and what there is not yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from functrain.base import GradientTransformation
+from functrain.bridge.modules import Model, ModelLoss
+from functrain.precision import Precision, PrecisionLike
+from functrain.record import show
+from functrain.step import Metrics, Step, TrainState
+from functrain.window import Gradients
+
+
+def choose_loss(
+    model: Model,
+    loss_fn: Callable[..., object] | None,
+    objective: Callable[[nn.Module, object], object] | None,
+) -> ModelLoss:
+    """The loss that a criterion, an objective, or the module itself computes."""
+    if loss_fn is not None and objective is not None:
+        raise ValueError("Trainer: loss_fn and objective are both given; hint: one of them is the loss")
+    if loss_fn is not None:
+        return model.loss(loss_fn)
+    return model.objective(own_loss if objective is None else objective)
+
+
+def own_loss(module: nn.Module, batch: object) -> object:
+    """The loss that the module returns: by itself, or as the entry or attribute `loss` of what it returns."""
+    if isinstance(batch, Mapping):
+        out = module(**batch)
+    else:
+        out = module(*batch) if isinstance(batch, tuple | list) else module(batch)
+    if isinstance(out, Tensor):
+        return out
+    loss: object = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
+    if loss is None:
+        raise TypeError(
+            f"Trainer: the module returned a {type(out).__name__} without a loss; hint: give loss_fn= or objective="
+        )
+    return loss
+
+
+def choose_precision(
+    precision: PrecisionLike | Precision, use_amp: bool, device: torch.device
+) -> PrecisionLike | Precision:
+    """The precision asked for; with use_amp bf16 where the device computes it natively, else fp16."""
+    if not use_amp:
+        return precision
+    if precision is not None:
+        raise ValueError(f"Trainer: use_amp and precision={precision!r} are both given; hint: precision alone says all")
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" else "fp16"
+
+
+def check_supported(
+    optimizer: object, scheduler: object, nonfinite: str, short_window: str, save_async: bool, metrics: object
+) -> None:
+    """Raise NotImplementedError for what the arguments allow and the Trainer does not do yet."""
+    if isinstance(optimizer, Optimizer):
+        raise NotImplementedError(
+            f"Trainer: {type(optimizer).__name__} is a torch optimizer, which the Trainer does not drive yet; "
+            "hint: give the same rule as a transformation, such as ft.adamw(1e-3)"
+        )
+    if not isinstance(optimizer, GradientTransformation):
+        raise TypeError(f"Trainer: optimizer must be a GradientTransformation, got {type(optimizer).__name__}")
+    if scheduler is not None:
+        raise NotImplementedError(
+            f"Trainer: {type(scheduler).__name__} sets the rate of a torch optimizer, which the Trainer does not drive "
+            "yet; hint: give the transformation a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...))"
+        )
+    choices = {"nonfinite": (nonfinite, "raise", "skip"), "short_window": (short_window, "weighted")}
+    for name, (got, *known) in choices.items():
+        if got not in known:
+            raise NotImplementedError(f"Trainer: {name}={got!r}; what there is: {', '.join(map(repr, known))}")
+    if save_async:
+        raise NotImplementedError("Trainer: save_async=True; saving in the background is not there yet")
+    if metrics is not None:
+        raise NotImplementedError(
+            "Trainer: metrics=; numbers of outputs are not there yet; "
+            "hint: an objective may return {'loss': ..., **logs}"
+        )
+
+
+def outline(tx: GradientTransformation) -> str:
+    """The rules that a transformation is made of, without their numbers: chain(clip_by_global_norm, adamw)."""
+    if tx.spec is None:
+        return "transformation"
+    arguments = [*tx.spec.args, *tx.spec.kwargs.values()]
+    inner = [outline(x) for x in arguments if isinstance(x, GradientTransformation)]
+    return f"{tx.spec.name}({', '.join(inner)})" if inner else tx.spec.name
+
+
+def update_from(
+    step: Step, state: TrainState, batches: Iterable[object], whole: bool
+) -> tuple[TrainState, Metrics] | None:
+    """One update from batches that stream; None if none came.
+
+    Args:
+        step: the step.
+        state: where it starts.
+        batches: the window.
+        whole: it has one batch at most, and the step may take it as one call.
+    """
+    acc: Gradients | None = None
+    pieces: list[object] = []
+    for batch in batches:
+        if whole:
+            return step(state, batch)
+        acc = step.gradients(state, batch, acc)
+        if "value_fn" in step.tx.needs:
+            pieces.append(batch)
+    if acc is None:
+        return None
+    extra = {"value_fn": lambda params: step.value(state, params, pieces)} if pieces else {}
+    return step.apply(state, acc, **extra)
+
+
+def as_config(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings as JSON can say them; what is no number, string or None as it would be written in code."""
+    return {
+        name: x if x is None or isinstance(x, bool | int | float | str) else show(x) for name, x in settings.items()
+    }
