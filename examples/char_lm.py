@@ -26,13 +26,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import functrain as ft
-from functrain import plot
 
 # --- the model
 
 
 class Attention(nn.Module):
-    """Every position looks at those before it."""
+    """Every position looks at itself and those before it; it knows how far back they are by the rotation between."""
 
     def __init__(self, D: int, H: int) -> None:
         super().__init__()
@@ -40,22 +39,28 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(D, 3 * D, bias=False)
         self.out = nn.Linear(D, D, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:  # (B, T, D), (T, D/2H) -> (B, T, D)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D/H) each
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, is_causal=True)
         return self.out(y.transpose(1, 2).flatten(2))
 
 
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Pairs of entries as complex numbers, turned by their position's angle. (B, H, T, D/H), (T, D/2H) -> x's shape."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # (B, H, T, D/2H)
+    return torch.view_as_real(pairs * turn).flatten(-2)
+
+
 class Block(nn.Module):
-    """Look around, then think: each adds to the stream x."""
+    """Look around, then think; each adds to the stream x."""
 
     def __init__(self, D: int, H: int) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(D), Attention(D, H)
         self.norm2, self.up, self.down = nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.Linear(4 * D, D)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:  # (B, T, D), (T, D/2H) -> (B, T, D)
+        x = x + self.attention(self.norm1(x), turn)
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
@@ -64,17 +69,23 @@ class GPT(nn.Module):
 
     def __init__(self, V: int, T: int, D: int, H: int, layers: int) -> None:
         super().__init__()
-        self.character, self.position = nn.Embedding(V, D), nn.Embedding(T, D)
-        self.blocks = nn.Sequential(*(Block(D, H) for _ in range(layers)))
+        self.embed = nn.Embedding(V, D)
+        self.blocks = nn.ModuleList(Block(D, H) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, V, bias=False)
-        self.head.weight = self.character.weight  # tied: trained as one
+        self.head.weight = self.embed.weight  # tied: two names, trained as one
         for name, p in self.named_parameters():
-            if p.ndim >= 2:  # what adds to the stream begins small, so that depth does not swell it
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if "out" in name or "down" in name else 0.02)
+            if p.ndim >= 2:  # what adds to the stream begins smaller, so that depth does not swell it
+                adds = name.endswith(("out.weight", "down.weight"))
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if adds else 0.02)
+
+        angle = torch.outer(torch.arange(T), 10_000.0 ** -torch.arange(0, 1, 2 * H / D))
+        self.register_buffer("turn", torch.polar(torch.ones_like(angle), angle))  # (T, D/2H), complex
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T) -> (B, T, V)
-        h = self.character(x) + self.position.weight[: x.shape[1]]
-        return self.head(self.norm(self.blocks(h)))
+        h = self.embed(x)
+        for block in self.blocks:
+            h = block(h, self.turn[: x.shape[1]])
+        return self.head(self.norm(h))
 
 
 def next_character_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -117,7 +128,7 @@ def write(model: GPT, start: Tensor, length: int, temperature: float, seed: int)
     dice = torch.Generator().manual_seed(seed)
     x = start  # (1, characters so far)
     for _ in range(length):
-        logits = model(x[:, -model.position.num_embeddings :])[0, -1]  # (V,)
+        logits = model(x[:, -len(model.turn) :])[0, -1]  # (V,)
         p = F.softmax(logits.cpu() / temperature, dim=0)
         x = torch.cat([x, torch.multinomial(p, 1, generator=dice).to(x).view(1, 1)], dim=1)
     return x[0, start.shape[1] :].tolist()
@@ -161,7 +172,7 @@ def main() -> None:
         max_epochs=None,
         max_steps=args.steps,
         max_grad_norm=1.0,
-        log_interval=max(1, args.steps // 50),
+        log_interval=20,
         eval_interval=max(1, args.steps // 10),
         save_interval=max(1, args.steps // 10),
         save_dir=args.out,
@@ -174,7 +185,7 @@ def main() -> None:
         again = [sys.executable, *(word for word in sys.argv if word != "--resume"), "--resume"]
         print(f"stopped after update {trainer.updates}, and saved; to go on:\n{shlex.join(again)}")
         raise
-    plot.history(args.out).savefig(args.out / "history.png")
+    ft.plot.history(args.out).savefig(args.out / "history.png")
 
     trainer.load_checkpoint(args.out / "best_model.pt")
     newline = encoded.new_full((1, 1), index.get("\n", 0)).to(args.device)

@@ -11,7 +11,7 @@ from functrain.bridge.modules import ModelLoss
 from functrain.counter import wide
 from functrain.feed import known_length, to_device
 from functrain.loss import run
-from functrain.precision import Precision, casting
+from functrain.precision import Precision
 from functrain.step import TrainState
 from functrain.streams import capture, restore, streams
 from functrain.window import casts

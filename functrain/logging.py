@@ -157,6 +157,10 @@ class Console:
         """A checkpoint was written."""
         self.say(f"save  epoch {epoch}  update {step:,}  {path.name}, last{', best' if best else ''}")
 
+    def resumed(self, path: Path, step: int, epoch: int, batch: int) -> None:
+        """A run goes on."""
+        self.say(f"resumed {path} at update {step:,} (epoch {epoch}, batch {batch})")
+
     def stopped(self, step: int, saved: bool) -> None:
         """A signal ended the run."""
         how = "resume='auto' goes on from here" if saved else "nothing was saved, since save_dir is None"

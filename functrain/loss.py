@@ -33,7 +33,7 @@ class LossOut(NamedTuple):
     sum: Tensor  # (): at least float32
     weight: Tensor  # (): same dtype, detached; sum / weight is the loss
     buffers: Tree  # like the buffers that came in
-    logs: dict[str, Tensor]  # 0-dim each, detached
+    logs: dict[str, Tensor]  # 0-dim each, floating, detached
 
     @property
     def mean(self) -> Tensor:
@@ -63,6 +63,11 @@ class Loss(Protocol):
         """True if an example's loss depends on the examples beside it, as under training BatchNorm."""
         ...
 
+    @property
+    def opaque(self) -> bool:
+        """True if it may swap a module's weights where nobody sees it: saved-tensor hooks are then refused."""
+        ...
+
     def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> AbstractContextManager[Evaluate]:
         """A block in which batches are evaluated with these tensors."""
         ...
@@ -76,6 +81,7 @@ class PlainLoss:
         self.frozen: Tree = {}
         self.buffers: Tree = {}
         self.mixes_examples = False
+        self.opaque = True
 
     @contextmanager
     def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Evaluate]:
@@ -110,15 +116,15 @@ def read(out: object, batch: Tree, buffers: Tree) -> LossOut:
     if isinstance(out, dict):
         if "loss" not in out:
             raise ValueError(f'loss: a dict needs the entry "loss", got the entries {sorted(map(str, out))}')
-        logs = {str(k): scalar(f"loss: the entry {k!r}", v).detach() for k, v in out.items() if k != "loss"}
+        logs = {str(k): _floating(scalar(f"loss: the entry {k!r}", v).detach()) for k, v in out.items() if k != "loss"}
         out = out["loss"]
     if isinstance(out, tuple):
         if len(out) != 2:
             raise ValueError(f"loss: a tuple is (sum, weight), got one of {len(out)} entries")
-        total = _wide(scalar("loss: the sum", out[0]))
+        total = _wide(differentiable("loss: the sum", out[0]))
         weight = scalar("loss: the weight", out[1]).detach().to(total)
         return LossOut(total, weight, buffers, logs)
-    mean = _wide(scalar("loss: the result", out))
+    mean = _wide(differentiable("loss: the result", out))
     weight = torch.full_like(mean, length(batch), requires_grad=False)
     return LossOut(mean * weight, weight, buffers, logs)
 
@@ -140,6 +146,19 @@ def scalar(what: str, x: object) -> Tensor:
             f"{what} must be a 0-dim tensor, got shape {tuple(x.shape)}; hint: take the mean, or return (sum, weight)"
         )
     return x
+
+
+def differentiable(what: str, x: object) -> Tensor:
+    """x, which must be a 0-dim floating tensor."""
+    x = scalar(what, x)
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"{what} has dtype {x.dtype}, which has no gradient; hint: return a floating tensor")
+    return x
+
+
+def _floating(x: Tensor) -> Tensor:
+    """A log as a number that has a mean."""
+    return x if x.is_floating_point() or x.is_complex() else x.float()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -152,5 +152,5 @@ def set(tree: T, **fields: object) -> T:
 
 def _like(old: object, new: object) -> object:
     if isinstance(old, Tensor) and children(new) is None:
-        return torch.as_tensor(new).to(old.device, old.dtype).expand(old.shape).clone()
+        return torch.as_tensor(new, dtype=old.dtype, device=old.device).expand(old.shape).clone()
     return new

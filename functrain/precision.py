@@ -36,7 +36,7 @@ class Precision(NamedTuple):
     Args:
         compute: of parameters and floating batch entries inside the loss.
         param: of the parameters in the state; TrainState.create casts to it.
-        output: of the loss.
+        output: of the loss; where it is a half, float32.
         autocast: of matrix products alone, instead of `compute`.
         scaled: True for a dynamic loss scale.
     """
@@ -70,7 +70,7 @@ def policy(precision: PrecisionLike | Precision) -> Precision:
 
 
 def casting(chosen: Precision, device: torch.device, cache: bool) -> AbstractContextManager[object]:
-    """The block in which a loss is computed. The cache of cast weights is for plain eager code alone."""
+    """The block in which a loss is evaluated, without its backward pass. The cache of cast weights is for plain eager code alone."""
     if chosen.autocast is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=chosen.autocast, cache_enabled=cache)
@@ -79,4 +79,4 @@ def casting(chosen: Precision, device: torch.device, cache: bool) -> AbstractCon
 def first_guard(device: torch.device) -> Guard:
     """A guard that has seen nothing. Its scale is the first of fp16; without scaling nothing reads it."""
     zero = torch.zeros((), dtype=torch.int32, device=device)
-    return Guard(torch.full((), FIRST_SCALE, device=device), zero, zero.clone(), zero.clone())
+    return Guard(torch.full((), FIRST_SCALE, dtype=torch.float32, device=device), zero, zero.clone(), zero.clone())

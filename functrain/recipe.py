@@ -13,7 +13,7 @@ from functrain.bridge.modules import Model, ModelLoss
 from functrain.precision import Precision, PrecisionLike
 from functrain.record import show
 from functrain.step import Metrics, Step, TrainState
-from functrain.window import Gradients
+from functrain.window import Gradients, first_device
 
 
 def choose_loss(
@@ -43,6 +43,13 @@ def own_loss(module: nn.Module, batch: object) -> object:
             f"Trainer: the module returned a {type(out).__name__} without a loss; hint: give loss_fn= or objective="
         )
     return loss
+
+
+def place_model(model: Model, device: torch.device | str | None) -> torch.device:
+    """Move the module to the device, if one is given. Where it is now."""
+    if device is not None:
+        model.module.to(device)
+    return first_device([*model.params.values(), *model.frozen.values()])
 
 
 def choose_precision(
@@ -96,10 +103,8 @@ def outline(tx: GradientTransformation) -> str:
     return f"{tx.spec.name}({', '.join(inner)})" if inner else tx.spec.name
 
 
-def update_from(
-    step: Step, state: TrainState, batches: Iterable[object], whole: bool
-) -> tuple[TrainState, Metrics] | None:
-    """One update from batches that stream; None if none came.
+def update_from(step: Step, state: TrainState, batches: Iterable[object], whole: bool) -> tuple[TrainState, Metrics]:
+    """One update from batches that stream; the state as it was if none came.
 
     Args:
         step: the step.
@@ -116,13 +121,20 @@ def update_from(
         if "value_fn" in step.tx.needs:
             pieces.append(batch)
     if acc is None:
-        return None
+        return state, {}
     extra = {"value_fn": lambda params: step.value(state, params, pieces)} if pieces else {}
     return step.apply(state, acc, **extra)
 
 
+CONFIG = (
+    "optimizer precision device max_epochs max_steps grad_accum_steps max_grad_norm seed log_interval eval_interval "
+    "save_interval"
+).split()
+
+
 def as_config(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings as JSON can say them; what is no number, string or None as it would be written in code."""
-    return {
-        name: x if x is None or isinstance(x, bool | int | float | str) else show(x) for name, x in settings.items()
-    }
+    """What `config.json` tells of the settings: numbers and strings as they are, other things as code writes them."""
+    told = {name: settings[name] for name in CONFIG}
+    told["device"] = str(told["device"])
+    plain = bool | int | float | str | None
+    return {name: x if isinstance(x, plain) else show(x) for name, x in told.items()}

@@ -35,7 +35,7 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str], keep: int = 3) -> None:
         self.path, self.keep = Path(path), keep
         self.rows = JsonLines(self.path / "metrics.jsonl")
-        self.resumed_from: Path | None = None  # never deleted
+        self._protected: os.stat_result | None = None  # the checkpoint that was resumed from
 
     def create(self) -> None:
         """Make it, if it is not there.
@@ -75,8 +75,13 @@ class RunDirectory:
                 os.replace(path, path.with_name(path.name + ".stale"))
         past = [path for number, path in numbered if number <= step]
         for path in past[: -self.keep]:
-            if path != self.resumed_from:
+            if self._protected is None or not os.path.samestat(path.stat(), self._protected):
                 path.unlink()
+
+    def protect(self, path: Path) -> bool:
+        """Never delete this file. True if it lies here."""
+        self._protected = path.stat()
+        return path.resolve().parent == self.path.resolve()
 
     def newest(self, say: Callable[[str], object]) -> Path | None:
         """The newest checkpoint that verifies; `say` hears why those before it do not."""
@@ -131,3 +136,18 @@ def give_name(path: Path, name: Path) -> None:
         with open(path, "rb") as source, replacing(name, check_seal) as copy:
             shutil.copyfileobj(source, copy)
     sync(name.parent)
+
+
+def choose_checkpoint(
+    resume: str | os.PathLike[str] | None, run: RunDirectory | None, say: Callable[[str], object]
+) -> str | os.PathLike[str] | None:
+    """The file that `resume` means; "auto" is the newest in the run's directory, and None where there is none.
+
+    Raises:
+        ValueError: "auto" without a directory.
+    """
+    if resume != "auto":
+        return resume
+    if run is None:
+        raise ValueError("Trainer: resume='auto' looks for checkpoints in save_dir, which is None")
+    return run.newest(say)

@@ -3,9 +3,8 @@
     trainer = Trainer(module, tx, train_loader, val_loader, loss_fn=F.cross_entropy, save_dir="runs/a")
     trainer.train()
 
-All arithmetic is the step's (`functrain/step.py`). What the loop needs beside it has its own place: the data and the
-position in it (`feed`), when what is due (`cadence`), what updates computed (`journal`), validation (`evaluation`), the
-run's directory (`rundir`), signals (`stopping`), what a person sees (`logging`).
+All arithmetic is the step's. The rest has modules of its own: the data and the place in it (`feed`), when what is due
+(`cadence`), what updates computed (`journal`), validation, the run's directory, signals, what a person sees.
 
 Between two updates the run stands at a **boundary**. There alone it logs, validates, saves and stops, and what is saved
 is all that the rest depends on: k updates, and the others in a new process, give the same bits as all in one.
@@ -36,8 +35,8 @@ from functrain.journal import Journal
 from functrain.logging import Console, Logger, Record, header
 from functrain.precision import Precision, PrecisionLike, policy
 from functrain.progress import Progress, read_progress
-from functrain.recipe import as_config, check_supported, choose_loss, choose_precision, update_from
-from functrain.rundir import RunDirectory
+from functrain.recipe import as_config, check_supported, choose_loss, choose_precision, place_model, update_from
+from functrain.rundir import RunDirectory, choose_checkpoint
 from functrain.step import TrainState, train_step
 from functrain.stopping import Stop, stop_on_signals
 
@@ -56,7 +55,7 @@ class Trainer:
         loss_fn: a criterion: loss_fn(module(*inputs), target) for batches (*inputs, target).
         objective: instead, objective(module, batch), returning what a loss returns (`functrain/loss.py`). With neither
             the module returns its loss, or something with the entry or attribute `loss`.
-        max_epochs, max_steps: epochs and updates, skipped ones too, after which the run ends; None is no limit.
+        max_epochs, max_steps: epochs and updates, skipped ones too, that end the run; None is no limit.
         grad_accum_steps: batches an update. The last update of an epoch has what is left, by its weight.
         max_grad_norm: gradients of a greater global norm are scaled down to it.
         use_amp: bf16 where the device computes it natively, else fp16 with a loss scale.
@@ -64,13 +63,12 @@ class Trainer:
         log_interval: updates a record.
         eval_interval, save_interval: updates a validation and a checkpoint; None is once an epoch. Every better
             validation is saved, and the end.
-        save_dir: the run's directory; None writes nothing.
-        keep: checkpoints to keep, beside the best.
+        save_dir, keep: the run's directory, None writes nothing; how many checkpoints it keeps, beside the best.
         resume: a checkpoint to go on from; "auto" is the newest of save_dir, if there is one.
         seed: of everything random in the updates. What loaders draw is theirs.
         compile: compile the step with `ft.jit`.
-        callbacks: functions (event, trainer); events are "update", "eval", "epoch", "save" and "end".
-        loggers: each has a method `log(record)`.
+        callbacks, loggers: functions (event, trainer), events being "update", "eval", "epoch", "save" and "end"; things
+            with a method `log(record)`.
         nonfinite: an update whose loss or gradient is not finite changes no parameter. Where no loss scale expects it,
             "raise" is a NonFiniteError at the next look, and "skip" counts it and goes on.
         max_time: seconds after which `train()` ends.
@@ -115,18 +113,11 @@ class Trainer:
         metrics: object = None,
     ) -> None:
         check_supported(optimizer, scheduler, nonfinite, short_window, save_async, metrics)
-        validates = val_loader is not None
         intervals = log_interval, eval_interval, save_interval
-        self.cadence = Cadence(max_epochs, max_steps, *intervals, grad_accum_steps, validates)
+        self.cadence = Cadence(max_epochs, max_steps, *intervals, grad_accum_steps, val_loader is not None)
         self.cadence.check(max_time, keep=keep)
-        if resume == "auto" and save_dir is None:
-            raise ValueError("Trainer: resume='auto' looks for checkpoints in save_dir, which is None")
-
         self.model = model if isinstance(model, Model) else functionalize(model)
-        if device is not None:
-            self.model.module.to(device)
-        tensors = [*self.model.params.values(), *self.model.frozen.values()]
-        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.device = place_model(self.model, device)
         self.precision = choose_precision(precision, use_amp, self.device)
         self.loss = choose_loss(self.model, loss_fn, objective)
         self.optimizer, self.seed, self.max_grad_norm, self.max_time = optimizer, seed, max_grad_norm, max_time
@@ -142,11 +133,9 @@ class Trainer:
         self.run = None if save_dir is None else RunDirectory(save_dir, keep)
         self.loggers = [*([self.run.rows] if self.run else []), *loggers]
         self._stop, self._deadline = Stop(), math.inf
-        self._better, self._saved = False, self._where()  # is the best yet to be saved; where the run was when saved
-        if resume == "auto" and self.run:
-            resume = self.run.newest(self.console.say)
-        if resume is not None:
-            self.load_checkpoint(resume)
+        self._better, self._saved = False, self._where()  # the best is yet to be saved; where the run was when saved
+        if (path := choose_checkpoint(resume, self.run, self.console.say)) is not None:
+            self.load_checkpoint(path)
 
     @property
     def updates(self) -> int:
@@ -167,8 +156,7 @@ class Trainer:
         Ctrl-C and 143 after the others. A second Ctrl-C aborts.
 
         Raises:
-            SystemExit: a signal came.
-            NonFiniteError: an update was not finite.
+            SystemExit, NonFiniteError: a signal came; an update was not finite.
         """
         self._deadline = math.inf if self.max_time is None else time.monotonic() + self.max_time
         with ExitStack() as stack:
@@ -193,19 +181,19 @@ class Trainer:
     def _update(self) -> None:
         """One window of batches, one update."""
         k = self.cadence.grad_accum_steps
-        made = update_from(self.step, self.state, self.feed.window(k), whole=k == 1)
-        if made is not None:
-            self.state, metrics = made
-            self.journal.add(self.updates, self.epoch, metrics)
+        before = self.updates
+        self.state, metrics = update_from(self.step, self.state, self.feed.window(k), whole=k == 1)
         self.feed.mark()
-        if made is not None:
+        if self.updates > before:
+            self.journal.add(self.updates, self.epoch, metrics)
             self.console.advance()
             self._emit("update")
 
     def _at_boundary(self) -> bool:
         """Do what is due between two updates. True if the run ends here."""
         if self.journal.pending and (self.cadence.log_due(self.updates, self.feed.place) or self._over()):
-            self._log()
+            numbers = self.journal.read(self.feed, self.state.guard, self.max_grad_norm)
+            self.console.log(self._record(numbers))
         if not self._stop and self.cadence.validation_due(self.updates, self.feed.place, self.progress.validated):
             self._validate()
         if not self._stop and self.feed.place.exhausted:
@@ -240,17 +228,12 @@ class Trainer:
         self.journal.check()
         began = time.perf_counter()
         result = self.evaluation.measure(self.state, lambda: self._stop)
-        if self._stop:
-            return
-        better = self.progress.validation(self.updates, result["loss"])
-        self._better |= better
-        numbers = {f"val_{name}": x for name, x in result.items()}
-        record = self._record({**numbers, "seconds": time.perf_counter() - began})
-        self.console.validation(record, self.progress.best, better)
-        self._emit("eval")
-
-    def _log(self) -> None:
-        self.console.log(self._record(self.journal.read(self.feed, self.state.guard, self.max_grad_norm)))
+        if not self._stop:
+            self._better |= (better := self.progress.validation(self.updates, result["loss"]))
+            numbers = {f"val_{name}": x for name, x in result.items()}
+            record = self._record({**numbers, "seconds": time.perf_counter() - began})
+            self.console.validation(record, self.progress.best, better)
+            self._emit("eval")
 
     def _record(self, numbers: Record) -> Record:
         record = {"step": self.updates, "epoch": self.epoch, **numbers}
@@ -265,9 +248,7 @@ class Trainer:
         if self._over():
             self.console.say(f"nothing to do: the run ends at update {self.updates:,}, and that is where it stands")
         if self.run:
-            names = ("optimizer", "precision", "max_grad_norm", "seed")
-            settings = {name: getattr(self, name) for name in names} | self.cadence._asdict()
-            self.run.begin(as_config(settings), self.history)
+            self.run.begin(as_config(vars(self) | self.cadence._asdict()), self.history)
 
     # --- saving
 
@@ -279,7 +260,7 @@ class Trainer:
 
         Raises:
             CheckpointError: it could not be written; what was there before is there still.
-            NonFiniteError: an update was not finite since somebody last looked.
+            NonFiniteError: an update since the last look was not finite.
         """
         check("Trainer.save_checkpoint", self.state.step)
         self.journal.check()
@@ -303,12 +284,11 @@ class Trainer:
         self.state = checkpoint.rebuild(contents, self.state)
         self.progress, self.history, self.journal = progress, progress.history, Journal(self.journal.strict)
         self.feed.go(place)
-        self._better = False
-        if self.run and contents.path.parent == self.run.path:
-            self._saved, self.run.resumed_from = self._where(), contents.path  # which is not deleted
+        self._better, self._saved = False, None
+        if self.run and self.run.protect(contents.path):
+            self._saved = self._where()
         self.model.write_back(self.state.params, self.state.buffers, self.state.frozen)
-        at = f"update {self.updates:,} (epoch {self.epoch}, batch {place.consumed})"
-        self.console.say(f"resumed {contents.path} at {at}")
+        self.console.resumed(contents.path, self.updates, self.epoch, place.consumed)
 
     def _write_back(self) -> None:
         with suppress(RuntimeError):  # a compiled call that failed has consumed the state

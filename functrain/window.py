@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from functrain import tree
-from functrain.gradient import loss_and_grad
+from functrain.gradient import functional, loss_and_grad
 from functrain.loss import Evaluate, Loss, LossOut, run
 from functrain.precision import Precision, casting
 from functrain.tree import Tree
@@ -56,22 +56,18 @@ def fold(acc: Gradients, new: Gradients) -> Gradients:
 
 
 def micro_batch(
-    loss: Loss, chosen: Precision, params: Tree, frozen: Tree, buffers: Tree, scale: Tensor, batch: Tree, cache: bool
+    loss: Loss, chosen: Precision, params: Tree, frozen: Tree, buffers: Tree, scale: Tensor, batch: Tree
 ) -> Gradients:
     """The gradient of one micro-batch: scale the loss, differentiate, unscale."""
-    device = first_device(params)
     factor = scale if chosen.scaled else None
-    with casting(chosen, device, cache):
-        out, grads = loss_and_grad(casts(loss, chosen), params, frozen, buffers, batch, factor)
+    out, grads = loss_and_grad(casts(loss, chosen), params, frozen, buffers, batch, factor)
     grads = tree.upcast(grads)
     if factor is not None:
         grads = tree.pointwise(lambda g: g / factor, grads)
-    return Gradients(grads, out.mean, out.weight, out.buffers, out.logs, torch.ones((), dtype=torch.int64))
+    return Gradients(grads, out.mean, out.weight, out.buffers, out.logs, one_piece())
 
 
-def per_example(
-    loss: Loss, chosen: Precision, params: Tree, frozen: Tree, buffers: Tree, batch: Tree, cache: bool
-) -> Gradients:
+def per_example(loss: Loss, chosen: Precision, params: Tree, frozen: Tree, buffers: Tree, batch: Tree) -> Gradients:
     """The gradients of a batch's examples, each seen as a batch of one, stacked along a first axis."""
 
     def objective(params: Tree, example: Tree) -> tuple[Tensor, LossOut]:
@@ -82,37 +78,60 @@ def per_example(
     of_each = torch.func.vmap(
         torch.func.grad_and_value(objective, has_aux=True), in_dims=(None, 0), randomness="different"
     )
-    with casting(chosen, first_device(params), cache):
-        grads, (_, out) = of_each(params, batch)
+    grads, (_, out) = of_each(params, batch)
     weight = out.weight.sum()
     logs = {name: x.mean() for name, x in out.logs.items()}
     mean = out.sum.sum() / torch.where(weight == 0, torch.ones_like(weight), weight)
-    return Gradients(tree.upcast(grads), mean, weight, buffers, logs, torch.ones((), dtype=torch.int64))
+    return Gradients(tree.upcast(grads), mean, weight, buffers, logs, one_piece())
+
+
+def one_piece() -> Tensor:
+    """The count of micro-batches in a window of one."""
+    return torch.ones((), dtype=torch.int64, device="cpu")
 
 
 def casts(loss: Loss, chosen: Precision) -> Loss:
     """The loss computed in the policy's dtypes."""
-    return loss if chosen.compute is None and chosen.output is None else _Cast(loss, chosen)
+    plain = chosen.compute is None and chosen.output is None and chosen.autocast is None
+    return loss if plain else _Cast(loss, chosen)
 
 
 class _Cast:
-    """A loss whose parameters and batches are cast on their way in, and whose sum is cast on its way out."""
+    """A loss whose parameters and batches are cast on their way in, and whose sum is cast on its way out.
+
+    Autocast is on while the loss is evaluated and no longer: a backward pass inside would cast anew, and lose what a
+    module computes in float32 on purpose.
+    """
 
     def __init__(self, loss: Loss, chosen: Precision) -> None:
         self.loss, self.chosen = loss, chosen
-        self.frozen, self.buffers, self.mixes_examples = loss.frozen, loss.buffers, loss.mixes_examples
+        self.opaque, self.mixes_examples = loss.opaque, loss.mixes_examples
+
+    @property
+    def frozen(self) -> Tree:
+        """As the loss inside has them."""
+        return self.loss.frozen
+
+    @property
+    def buffers(self) -> Tree:
+        """As the loss inside has them."""
+        return self.loss.buffers
 
     @contextmanager
     def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Evaluate]:
         """The loss inside, with its tensors cast."""
-        compute, output = self.chosen.compute, self.chosen.output
+        compute, output, device = self.chosen.compute, self.chosen.output, first_device(params)
         if compute is not None:
             params, frozen = tree.cast_to(params, compute), tree.cast_to(frozen, compute)
         with self.loss.hold(params, frozen, buffers) as evaluate:
 
             def cast_and_evaluate(batch: Tree) -> LossOut:
-                out = evaluate(batch if compute is None else tree.map(_floating_to(compute), batch))
-                return out if output is None else out._replace(sum=out.sum.to(output), weight=out.weight.to(output))
+                with casting(self.chosen, device, cache=not functional()):
+                    out = evaluate(batch if compute is None else tree.map(_floating_to(compute), batch))
+                if output is None:
+                    return out
+                dtype = torch.promote_types(output, torch.float32)
+                return out._replace(sum=out.sum.to(dtype), weight=out.weight.to(dtype))
 
             yield cast_and_evaluate
 

@@ -46,7 +46,7 @@ class Entry(NamedTuple):
     needs_params: bool = False  # update is an error without them
     extras: frozenset[str] = frozenset()  # what it declares in `needs`
     local: bool = True  # a leaf alone gives what it gives in the tree
-    complex: bool = True  # complex parameters are right, not an error
+    complex: bool = True  # complex gradients count by their absolute value: turned, they turn the updates
     overflows: bool = False  # large finite gradients may give an infinite update, by definition
     differentiable: bool = True  # the update has a derivative in the gradient, almost everywhere not zero
 
@@ -71,7 +71,7 @@ def even(step: Tensor) -> Tensor:
 
 
 def inverse_root(count: Tensor) -> Tensor:
-    return 0.1 / (1 + count) ** 0.5
+    return 0.1 / (1 + count.double()).sqrt()
 
 
 MATRICES = mask_by(is_matrix)
@@ -89,10 +89,6 @@ def wide(schedule: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def jax_matrices(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim >= 2, params)
-
-
-def jax_others(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim < 2, params)
 
 
 def jax_labels(params: Any) -> Any:
@@ -159,6 +155,7 @@ TRANSFORMS = (
         lambda: scale_by_lion(0.8, 0.9, mode="smooth", smooth_beta=2.0),
         lambda: optax.scale_by_lion(0.8, 0.9, mode="smooth", smooth_beta=2.0),
         use="smooth",
+        complex=False,
     ),
     Entry(
         "scale_by_lion",
@@ -246,7 +243,7 @@ COMBINATORS = (
     Entry(
         "selective_transform",
         lambda: selective_transform(adam(0.1), freeze_mask=MATRICES),
-        lambda: optax.transforms.selective_transform(optax.adam(0.1), freeze_mask=jax_matrices),
+        lambda: optax.partition({"matrix": optax.set_to_zero(), "other": optax.adam(0.1)}, jax_labels),
         needs_params=True,
     ),
     Entry(
@@ -274,7 +271,7 @@ COMBINATORS = (
     Entry(
         "MultiSteps",
         lambda: MultiSteps(adam(0.1), 3),
-        lambda: optax.MultiSteps(optax.adam(0.1), 3).gradient_transformation(),
+        lambda: optax.MultiSteps(optax.adam(0.1), 3, accumulator_dtype=jnp.float64).gradient_transformation(),
     ),
 )
 

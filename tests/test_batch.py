@@ -177,7 +177,7 @@ def test_scalars_divide_and_raise_groups_as_they_do_leaves(source: str) -> None:
 
 # --- operands that are not symmetric, on both sides of the group
 
-LEFT = torch.tensor(2.0)
+LEFT = torch.tensor(0.3, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,9 @@ LEFT = torch.tensor(2.0)
         lambda x: x.maximum(torch.zeros(())),
     ],
 )
-def test_the_order_of_operands_is_kept(f: Formula) -> None:
-    leaves = [torch.tensor([-0.5, 0.75]), torch.tensor([1.5, -2.5, 0.25])]
+@pytest.mark.parametrize("dtype", strategies.FLOATS)
+def test_the_order_of_operands_is_kept(f: Formula, dtype: torch.dtype) -> None:
+    leaves = [torch.tensor([-0.5, 0.75]).to(dtype), torch.tensor([1.5, -2.5, 0.25]).to(dtype)]
     assert_same(tree.pointwise(f, leaves), loop(f, leaves))
 
 

@@ -23,13 +23,13 @@ PACKAGE = ROOT / "functrain"
 # A module imports from lower floors, from its own folder, and, if it is a plain file, from the files beside it on its
 # floor. A name is a file or a folder of functrain/.
 FLOORS = (
-    {"batch", "holes", "paths", "tree"},
-    {"base", "counter", "random", "ranges", "record"},
+    {"batch", "holes", "paths", "seeding", "tree"},
+    {"base", "counter", "donation", "random", "ranges", "record"},
     {"schedules"},
     {"transforms"},
     {"combinators"},
     {"optimizers"},
-    {"compile", "donation", "gradient", "loss", "precision", "seeding", "step"},
+    {"compile", "gradient", "loss", "precision", "state", "step", "window"},
     {"bridge", "checkpoint"},
     {"logging", "plot", "trainer"},
 )

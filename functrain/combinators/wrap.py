@@ -22,18 +22,11 @@ from functrain.schedules import Schedule, as_schedule, value_at
 from functrain.tree import Tree
 
 
-class WrappedScheduleState(NamedTuple):
-    """The state of a scheduled hyper-parameter."""
-
-    count: Tensor  # (), int32: updates so far
-
-
-class InjectStatefulHyperparamsState(NamedTuple):
+class InjectHyperparamsState(NamedTuple):
     """The state of a transformation, with its hyper-parameters."""
 
     count: Tensor  # (), int32: updates so far
     hyperparams: dict[str, Tensor]  # (): those of the last update; before the first, the first one's
-    hyperparams_states: dict[str, WrappedScheduleState]  # for those that follow a schedule
     inner_state: Tree  # the state of the transformation that they make
 
 
@@ -122,38 +115,34 @@ def _injected(
     dtype: torch.dtype | None,
     spec: Call,
 ) -> GradientTransformation:
-    def scheduled(counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            name: value_at(f"{spec.name}: {name}", schedule, counts[name]).to(dtype or wide(counts[name].device))
-            for name, schedule in schedules.items()
-        }
+    def scheduled(count: Tensor) -> dict[str, Tensor]:
+        kind = dtype or wide(count.device)
+        return {name: value_at(f"{spec.name}: {name}", f, count).to(kind) for name, f in schedules.items()}
 
     def build(hyperparams: Mapping[str, float | Tensor]) -> GradientTransformation:
         # Copies, so that no state inside shares memory with the hyper-parameters beside it.
         own = {name: h.clone() if isinstance(h, Tensor) else h for name, h in hyperparams.items()}
         return factory(**static, **own)
 
-    def init(params: Tree) -> InjectStatefulHyperparamsState:
+    def init(params: Tree) -> InjectHyperparamsState:
         count = first_count(params)
         kind = dtype or wide(count.device)
         hyperparams = {
             name: h.to(count.device, copy=True) if isinstance(h, Tensor) else torch.full_like(count, h, dtype=kind)
             for name, h in numbers.items()
         }
-        hyperparams |= scheduled(dict.fromkeys(schedules, count))
-        states = {name: WrappedScheduleState(count.clone()) for name in schedules}
-        return InjectStatefulHyperparamsState(count, hyperparams, states, build(hyperparams).init(params))
+        hyperparams |= scheduled(count)
+        return InjectHyperparamsState(count, hyperparams, build(hyperparams).init(params))
 
     def update(
-        g: Tree, state: InjectStatefulHyperparamsState, params: Tree | None = None, **extra: object
-    ) -> tuple[Tree, InjectStatefulHyperparamsState]:
-        hyperparams = state.hyperparams | scheduled({name: s.count for name, s in state.hyperparams_states.items()})
-        states = {name: WrappedScheduleState(increment(s.count)) for name, s in state.hyperparams_states.items()}
+        g: Tree, state: InjectHyperparamsState, params: Tree | None = None, **extra: object
+    ) -> tuple[Tree, InjectHyperparamsState]:
+        hyperparams = state.hyperparams | scheduled(state.count)
         u, inner_state = update_part(build(hyperparams), g, state.inner_state, params, extra)
-        return u, InjectStatefulHyperparamsState(increment(state.count), hyperparams, states, inner_state)
+        return u, InjectHyperparamsState(increment(state.count), hyperparams, inner_state)
 
     # Built once from the numbers as they are: their values are checked, and what the rule needs is known.
-    example = build({**numbers, **scheduled(dict.fromkeys(schedules, torch.zeros((), dtype=torch.int32)))})
+    example = build({**numbers, **scheduled(torch.zeros((), dtype=torch.int32))})
     return GradientTransformation(init, update, example.needs, example.local, spec)
 
 

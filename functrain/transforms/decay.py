@@ -47,7 +47,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Tree | None 
     def decayed(g: Tree, params: Tree, rate: Scalar) -> Tree:
         chosen = g if mask is None else _chosen(g, params, mask)
         p = params if mask is None else punch(params, chosen)
-        u = tree.cast_like(tree.pointwise(lambda g, p: g + rate * p, chosen, p), chosen)
+        u = tree.cast_like(tree.pointwise(lambda g, p: g + p * rate, chosen, p), chosen)
         return u if mask is None else fill(u, g)
 
     if callable(weight_decay):
@@ -79,10 +79,10 @@ def _chosen(g: Tree, params: Tree, mask: Tree) -> Tree:
         raise ValueError(
             f"add_decayed_weights: {mismatch}; hint: the mask is a tree like the parameters, or a prefix of one"
         ) from None
-    for path, m in zip(tree.paths(keep), tree.leaves(keep), strict=True):
+    for i, m in enumerate(tree.leaves(keep)):
         if not isinstance(m, bool):
             raise TypeError(
-                f"add_decayed_weights: the mask at {path!r} is {m!r}, not a bool; "
+                f"add_decayed_weights: the mask at {tree.paths(keep)[i]!r} is {m!r}, not a bool; "
                 "hint: a mask is structure, not numbers"
             )
     return punch(g, tree.map(lambda m: m or (), keep))

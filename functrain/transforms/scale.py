@@ -103,4 +103,4 @@ def scale_by_learning_rate(
 
 def times(factor: Scalar, updates: Tree) -> Tree:
     """The updates times one number, each in its own dtype."""
-    return tree.pointwise(lambda g: factor * g, updates)
+    return tree.pointwise(lambda g: g * factor, updates)  # the other way round PyTorch makes the factor half too

@@ -106,8 +106,7 @@ def test_a_missing_gradient_leaves_parameter_and_moments_as_they_are() -> None:
         (
             lambda: chain(identity),
             TypeError,
-            "chain: argument 1 is a function, not a GradientTransformation; "
-            "hint: call the factory, as in adamw(0.001)",
+            "chain: argument 1 is a function, not a GradientTransformation; hint: call the factory, as in adamw(0.001)",
         ),
         (
             lambda: named_chain(("a", 3.0)),

@@ -56,7 +56,10 @@ def test_apply_if_finite_agrees_with_optax_up_to_its_counters(bad: list[int], va
 
 def test_an_ignored_update_leaves_no_trace_in_parameters_and_moments() -> None:
     tx = apply_if_finite(adamw(0.1), 3)
-    skipped, clean = run(tx, spoiled([4, 5])), run(adamw(0.1), [g for i, g in enumerate(gradients()) if i not in (4, 5)])
+    skipped, clean = (
+        run(tx, spoiled([4, 5])),
+        run(adamw(0.1), [g for i, g in enumerate(gradients()) if i not in (4, 5)]),
+    )
     assert_bitwise(skipped.params, clean.params)
     assert_bitwise(skipped.states[-1].inner_state, clean.states[-1])
 
@@ -75,7 +78,9 @@ def test_each_example_of_a_vmap_decides_for_itself() -> None:
     tx = apply_if_finite(adam(0.1), 3)
     good, bad, params = gradients()[0], spoiled([0])[0], parameters()
     state = tx.init(params)
-    us, states = torch.func.vmap(tx.update)(tree.stack([good, bad]), tree.stack([state, state]), tree.stack([params] * 2))
+    us, states = torch.func.vmap(tx.update)(
+        tree.stack([good, bad]), tree.stack([state, state]), tree.stack([params] * 2)
+    )
     u, v = tree.unstack(us)
     torch.testing.assert_close(u, tx.update(good, state, params)[0])
     assert_bitwise(v, tree.zeros_like(params))
@@ -182,9 +187,7 @@ def test_skipping_what_is_not_finite_agrees_with_optax() -> None:
 def test_skipping_what_is_large_agrees_with_optax() -> None:
     sizes = sorted(float(tree.norm(g)) ** 2 for g in gradients())
     limit = (sizes[15] + sizes[16]) / 2
-    ours = MultiSteps(
-        adam(0.1), 3, should_skip_update_fn=functools.partial(skip_large_updates, max_squared_norm=limit)
-    )
+    ours = MultiSteps(adam(0.1), 3, should_skip_update_fn=functools.partial(skip_large_updates, max_squared_norm=limit))
     skip = functools.partial(optax.skip_large_updates, max_squared_norm=limit)
     assert_agrees(
         ours,
@@ -285,7 +288,8 @@ def test_gates_need_what_is_needed_inside() -> None:
         (
             lambda: MultiSteps(adam(0.1), 2, should_skip_update_fn=lambda g, n, p: (g > 0, ())).init(torch.ones(2)),
             ValueError,
-            "MultiSteps: should_skip_update_fn returned a tensor of dtype torch.bool and shape (2,); hint: a 0-dim bool",
+            "MultiSteps: should_skip_update_fn returned a tensor of dtype torch.bool and shape (2,); "
+            "hint: a 0-dim bool",
         ),
         (
             lambda: conditionally_mask(1.0, every_third),

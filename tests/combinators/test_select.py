@@ -143,7 +143,14 @@ def test_mask_by_shows_each_leaf_with_its_readable_path() -> None:
     seen: list[tuple[str, int]] = []
     mask = mask_by(lambda path, leaf: not seen.append((path, leaf.ndim)))
     assert mask(parameters()) == tree.expand(True, parameters())
-    assert seen == [("layers.0.w", 2), ("layers.0.b", 1), ("layers.1.w", 2), ("layers.1.b", 1), ("head.w", 1), ("head.scale", 0)]
+    assert seen == [
+        ("layers.0.w", 2),
+        ("layers.0.b", 1),
+        ("layers.1.w", 2),
+        ("layers.1.b", 1),
+        ("head.w", 1),
+        ("head.scale", 0),
+    ]
 
 
 def test_a_function_is_asked_about_the_parameters_and_not_about_the_updates() -> None:

@@ -1,0 +1,101 @@
+"""What holds for every public transform: Optax's numbers, and the call that built it."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import pkgutil
+from typing import Any
+
+import pytest
+import torch
+
+from functrain import tree
+from functrain.base import apply_updates
+from tests.catalogue import CATALOGUE, NAMES, Entry
+from tests.combinators.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
+
+every_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.id)
+
+
+def test_every_public_factory_of_transforms_is_in_the_catalogue() -> None:
+    found = set()
+    for folder in ("transforms", "optimizers", "combinators"):
+        package = importlib.import_module(f"functrain.{folder}")
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for name, f in vars(importlib.import_module(info.name)).items():
+                # `rule` wraps a factory
+                if hasattr(f, "__wrapped__") and f.__annotations__.get("return") == "GradientTransformation":
+                    found.add(name)
+    assert found - {entry.name for entry in CATALOGUE} == set()
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.oracle], ids=lambda entry: entry.id)
+def test_25_updates_agree_with_optax(entry: Entry) -> None:
+    assert entry.oracle
+    assert_agrees(entry.make(), entry.oracle)
+
+
+@every_entry
+def test_a_transform_prints_as_the_expression_that_builds_it(entry: Entry) -> None:
+    tx = entry.make()
+    again = eval(repr(tx), dict(NAMES))
+    assert again == tx
+    assert repr(again) == repr(tx)
+    assert_bitwise(run(again, gradients(3)), run(tx, gradients(3)))
+
+
+@every_entry
+def test_a_transform_pickles_and_its_copy_is_itself(entry: Entry) -> None:
+    tx = entry.make()
+    again = pickle.loads(pickle.dumps(tx))
+    assert again == tx
+    assert_bitwise(run(again, gradients(3)), run(tx, gradients(3)))
+    assert copy.deepcopy(tx) is tx
+
+
+@every_entry
+def test_the_traits_are_what_the_transform_says_of_itself(entry: Entry) -> None:
+    tx = entry.make()
+    assert tx.local is entry.local
+    assert tx.needs == entry.extras
+    params = parameters()
+    state = tx.init(params)
+    if not entry.needs_params:
+        tx.update(gradients(1)[0], state)
+        return
+    with pytest.raises(ValueError, match="it needs the parameters and got none"):
+        tx.update(gradients(1)[0], state)
+
+
+@every_entry
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_keeps_its_moments_in_float32_and_its_updates_in_half(entry: Entry, dtype: torch.dtype) -> None:
+    tx = entry.make()
+    params = tree.cast_to(parameters(), dtype)
+    state = tx.init(params)
+    for g in gradients(2):
+        updates, state = tx.update(tree.cast_to(g, dtype), state, params)
+        params = apply_updates(params, updates)
+    assert {x.dtype for x in tree.leaves((updates, params))} == {dtype}
+    assert not {torch.float16, torch.bfloat16} & {x.dtype for x in tree.leaves(state)}
+
+
+def rotated(t: Any) -> Any:
+    """The same numbers as parts of complex ones: x (3 + 4i) / 5, so that every absolute value is |x|."""
+    return tree.map(lambda x: x * (0.6 + 0.8j), t)
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.complex], ids=lambda entry: entry.id)
+def test_turning_a_complex_gradient_turns_the_update(entry: Entry) -> None:
+    tx = entry.make()
+    params = rotated(parameters())
+    state = tx.init(params)
+    ours = run(tx, gradients(4))
+    for g, expected in zip(gradients(4), ours.updates, strict=True):
+        updates, state = tx.update(rotated(g), state, params)
+        params = apply_updates(params, updates)
+        for u, e in zip(tree.leaves(updates), tree.leaves(rotated(expected)), strict=True):
+            assert u.dtype == torch.complex128
+            torch.testing.assert_close(u, e.to(u.dtype), rtol=1e-9, atol=1e-15)
