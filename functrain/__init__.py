@@ -34,7 +34,8 @@ from functrain.optimizers.adaptive import adam, adamw, lion, nadam, nadamw, rmsp
 from functrain.optimizers.momentum import sgd
 from functrain.precision import Precision
 from functrain.seeding import seeded
-from functrain.step import TrainState, train_step
+from functrain.state import TrainState
+from functrain.step import train_step
 from functrain.trainer import Trainer
 from functrain.transforms.adaptive import (
     scale_by_adam,

@@ -77,6 +77,9 @@ def _each(func: Callable[..., Tensor], args: Sequence[object], kwargs: Mapping[s
     lists = [a.leaves if type(a) is Batch else None for a in operands]
     for a in operands:
         _is_scalar(a)
+    names = next(a.names for a in operands if type(a) is Batch)
+    if names is not None:
+        names.add(func.__name__)
     n = next(len(x) for x in lists if x is not None)
     out = []
     for i in range(n):
@@ -85,7 +88,7 @@ def _each(func: Callable[..., Tensor], args: Sequence[object], kwargs: Mapping[s
         if not isinstance(value, Tensor):  # where() of a condition alone
             raise NotElementwise(func.__name__)
         out.append(value)
-    return Batch(out)
+    return Batch(out, names)
 
 
 def _takes(name: str, leaf: Tensor, other: object) -> bool:
@@ -104,14 +107,27 @@ def _is_scalar(x: object) -> bool:
     return not x.is_complex() and not (x.requires_grad and torch.is_grad_enabled())
 
 
+def names_of(f: Callable[..., object], row: Sequence[Tensor]) -> frozenset[str]:
+    """The names of the operations of a formula, tried on one leaf; `not elementwise` where it is not."""
+    names: set[str] = set()
+    try:
+        out = f(*(Batch([x], names) for x in row))
+    except Exception:  # the formula will say it itself, about a tensor
+        return frozenset({"not elementwise"})
+    if type(out) is not Batch or out.leaves[0].requires_grad:
+        return frozenset({"not elementwise"})
+    return frozenset(names)
+
+
 class Batch:
     """Tensors of one dtype and device, each with at least one dimension, that take part in a formula as one."""
 
-    __slots__ = ("leaves",)
+    __slots__ = ("leaves", "names")
     leaves: Sequence[Tensor]
+    names: set[str] | None  # where the names of operations are noted, if anybody asked
 
-    def __init__(self, leaves: Sequence[Tensor]) -> None:
-        self.leaves = leaves
+    def __init__(self, leaves: Sequence[Tensor], names: set[str] | None = None) -> None:
+        self.leaves, self.names = leaves, names
 
     @classmethod
     def __torch_function__(
@@ -124,7 +140,7 @@ class Batch:
         return _call(func, args, kwargs or {})
 
     def __getattribute__(self, name: str) -> object:
-        if name == "leaves":
+        if name in ("leaves", "names"):
             return object.__getattribute__(self, name)
         if name in ELEMENTWISE:
             func = getattr(Tensor, name)

@@ -21,7 +21,8 @@ from functrain import tree
 from functrain.base import UpdateAndApply
 from functrain.donation import check, check_tree, consume
 from functrain.gradient import functional
-from functrain.step import Metrics, Step, TrainState, unshared
+from functrain.state import TrainState, unshared
+from functrain.step import Metrics, Step
 from functrain.tree import Tree
 from functrain.window import Gradients, fold, split
 
@@ -82,9 +83,10 @@ class CompiledStep(Step):
         self.__dict__.update(vars(step))
         self.donate = donate
         self._whole = _Graph(self._all, backend, "the step")
-        self._first = _Graph(step.micro, backend, "the micro-step")
+        self._first = _Graph(self._micro, backend, "the micro-step")
         self._next = _Graph(self._fold, backend, "the folding micro-step")
         self._last = _Graph(self._finish, backend, "the update")
+        self._known: Tensor | None = None  # the count of the last state that was returned
 
     def __call__(self, state: TrainState, batch: Tree, **extra: object) -> tuple[TrainState, Metrics]:
         """One update from a whole batch."""
@@ -124,15 +126,22 @@ class CompiledStep(Step):
     def _run(self, graph: _Graph, state: TrainState, *args: object, **extra: object) -> tuple[TrainState, Metrics]:
         if self.donate:
             consume(state.step)
+            if state.step is not self._known:
+                state = unshared(state)  # a state of the caller's own may have one tensor in two places
         with torch.no_grad():
             result = cast("tuple[TrainState, Metrics]", graph(_bare(state), *args, **extra))  # what _all returns
         new = state if self.donate else result[0]
-        return new._replace(step=state.step + 1, seed=state.seed), result[1]
+        self._known = state.step + 1
+        return new._replace(step=self._known, seed=state.seed), result[1]
 
     # --- the graphs
 
     def _all(self, state: TrainState, batch: Tree, **extra: object) -> tuple[Tree, Metrics]:
         return self._finish(state, self.micro(state, batch, state.buffers), **extra)
+
+    def _micro(self, state: TrainState, batch: Tree, buffers: Tree) -> Gradients:
+        # In memory of its own, to be written to: a weight may be the batch's tensor, a gradient one number expanded.
+        return tree.map(lambda x: x.clone(), self.micro(state, batch, buffers))
 
     def _fold(self, state: TrainState, batch: Tree, acc: Gradients) -> Tree:
         new = fold(acc, self.micro(state, batch, acc.buffers)._replace(pieces=_HOLE))
@@ -180,7 +189,13 @@ def _given(old: Tree, new: Tree, donate: bool) -> Tree:
     """The result: written into the old tensors and so nothing, or the new ones."""
     if not donate:
         return new
-    for a, b in zip(tree.leaves(old), tree.leaves(new), strict=True):
+    places, values = tree.leaves(old), tree.leaves(new)
+    # A rule may return an old tensor in another's place, when it would be overwritten before it is read. It is copied,
+    # but not by `clone`: inductor takes that out again.
+    inputs = {id(x) for x in places}
+    pairs = list(zip(places, values, strict=True))
+    pairs = [(a, torch.where(b == b, b, b) if id(b) in inputs and b is not a else b) for a, b in pairs]
+    for a, b in pairs:
         if a is not b:
             a.copy_(b)
     return ()

@@ -37,6 +37,6 @@ def check(where: str, tensor: object) -> None:
 
 def check_tree(where: str, state: object) -> None:
     """The same for a state that is told by its first tensor."""
-    if _consumed and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _consumed:  # in this order: a graph must not guard on the set
         for x in tree.leaves(state)[:1]:
             check(where, x)

@@ -12,7 +12,7 @@ from functrain.counter import wide
 from functrain.feed import known_length, to_device
 from functrain.loss import run
 from functrain.precision import Precision
-from functrain.step import TrainState
+from functrain.state import TrainState
 from functrain.streams import capture, restore, streams
 from functrain.window import casts
 
@@ -70,8 +70,7 @@ class Evaluation:
         for batch in loader:
             if stop():
                 break
-            with casting(self.chosen, self.device, cache=True):
-                out = run(self.loss, state.params, state.frozen, state.buffers, to_device(batch, self.device))
+            out = run(self.loss, state.params, state.frozen, state.buffers, to_device(batch, self.device))
             weight = weight + out.weight
             for name, x in {"loss": out.sum, **{name: x * out.weight for name, x in out.logs.items()}}.items():
                 sums[name] = sums.get(name, 0) + x.to(weight)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from functrain.loss import length
 from functrain.paths import children, rebuild
-from functrain.streams import States, capture, restore, streams, to_json
+from functrain.streams import States, capture, restore, streams, to_json, warn_of_changes
 
 _END = object()
 
@@ -81,6 +81,7 @@ class Feed:
         self._fetched, self._ended, self._settled = place.consumed, place.exhausted, True
         if place.now is None:
             return
+        warn_of_changes(place.now, self._sources)
         if replay and place.replays and place.begun is not None:
             restore(place.begun, self._sources)
             self._begin()

@@ -12,7 +12,7 @@ So the engine is chosen by `composes`, and autograd's backward pass runs while t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Literal, TypeVar, cast, overload
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from functrain import tree
-from functrain.loss import Loss, LossOut, PlainLoss, read, run, scalar
+from functrain.loss import Loss, LossOut, differentiable, read, run
 from functrain.tree import Tree
 
 T = TypeVar("T")
@@ -40,9 +40,15 @@ def functional() -> bool:
     )
 
 
+def mapped() -> bool:
+    """True under vmap, or compilation: where a number cannot be read on the host."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return torch.compiler.is_compiling() or any([t.key() == torch._C._functorch.TransformType.Vmap for t in stack])
+
+
 def composes(*arguments: Tree) -> bool:
     """True where the gradient may itself be differentiated, mapped or compiled."""
-    if functional() or _inside.get():
+    if functional() or _inside.get() or torch.is_inference_mode_enabled():  # there autograd records nothing
         return True
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in tree.leaves(arguments))
 
@@ -70,42 +76,45 @@ def value_and_grad(
 
     Means what `torch.func.grad_and_value` means (there the order is grads, value), and composes as it does: with
     itself, vmap, jvp, compile. In plain eager code it is computed by autograd: the same bits, less memory. An argument
-    that the loss does not use has gradient zero.
+    that the loss does not use has gradient zero. Keyword arguments go through to the loss.
 
     Args:
         loss: a function of trees, or `model.loss(...)`, which is called as (params, batch). It returns what a loss
             returns (see functrain.loss); with has_aux, a pair (0-dim tensor, anything).
         argnums: which argument to differentiate, or several: then grads is a tuple.
-        has_aux: value is then the pair (value, aux).
+        has_aux: value is then the pair (value, aux); the aux of a module's loss is its LossOut: new buffers, logs.
         engine: "func" for torch.func, "autograd" for torch.autograd, "auto" for the one that is right.
 
     Raises:
-        ValueError, TypeError: the loss is not a 0-dim tensor.
+        ValueError, TypeError: the loss is not a 0-dim floating tensor, or an argument has no gradient.
     """
     if engine not in ("auto", "func", "autograd"):
         raise ValueError(f"value_and_grad: engine must be 'auto', 'func' or 'autograd', got {engine!r}")
 
-    def evaluate(*args: Tree) -> tuple[Tensor, Tree]:
-        with _open(loss, args) as thunk:
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    held = loss if isinstance(loss, Loss) else None
+
+    def evaluate(*args: Tree, **kwargs: Tree) -> tuple[Tensor, Tree]:
+        with _open(loss, held, args, kwargs) as thunk:
             return _value(thunk(), args, has_aux)
 
-    def by_autograd(*args: Tree) -> tuple[tuple[Tensor, Tree], Tree]:
-        numbers = [argnums] if isinstance(argnums, int) else list(argnums)
+    def by_autograd(*args: Tree, **kwargs: Tree) -> tuple[tuple[Tensor, Tree], tuple[Tree, ...]]:
         mine = list(args)
         for i in numbers:
             mine[i] = _fresh(args[i])
-        with _autograd(loss), _open(loss, mine) as thunk:
+        with _autograd(held is None or held.opaque), _open(loss, held, mine, kwargs) as thunk:
             value, aux = _value(thunk(), mine, has_aux)
             grads = _backward(value, [mine[i] for i in numbers])
-        return (value.detach(), detach(aux)), grads[0] if isinstance(argnums, int) else tuple(grads)
+        return (value.detach(), detach(aux)), tuple(grads)
 
-    def call(*args: Tree) -> tuple[object, Tree]:
-        if engine == "func" or (engine == "auto" and composes(args)):
-            numbers = argnums if isinstance(argnums, int) else tuple(argnums)
-            grads, out = torch.func.grad_and_value(evaluate, argnums=numbers, has_aux=True)(*args)
+    def call(*args: Tree, **kwargs: Tree) -> tuple[object, Tree]:
+        for i in numbers:
+            _check_differentiable(args[i])
+        if engine == "func" or (engine == "auto" and composes(args, kwargs)):
+            grads, out = torch.func.grad_and_value(evaluate, argnums=numbers, has_aux=True)(*args, **kwargs)
         else:
-            out, grads = by_autograd(*args)
-        return (out if has_aux else out[0]), grads
+            out, grads = by_autograd(*args, **kwargs)
+        return (out if has_aux else out[0]), (grads[0] if isinstance(argnums, int) else grads)
 
     return call
 
@@ -123,7 +132,7 @@ def loss_and_grad(
         found, (_, out) = torch.func.grad_and_value(objective, has_aux=True)(params)
         return out, cast("T", found)  # a gradient has the structure of its argument
     fresh = _fresh(params)
-    with _autograd(loss), loss.hold(fresh, frozen, buffers) as evaluate:
+    with _autograd(loss.opaque), loss.hold(fresh, frozen, buffers) as evaluate:
         out = evaluate(batch)
         (grads,) = _backward(_scaled(out.mean, scale), [fresh])
     return detach(out), cast("T", grads)  # a gradient has the structure of its argument
@@ -139,13 +148,13 @@ def _scaled(mean: Tensor, scale: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def _autograd(loss: object) -> Iterator[None]:
+def _autograd(opaque: bool) -> Iterator[None]:
     """Autograd at work. Nested gradients see it; activation checkpointing in an opaque function is refused."""
     token = _inside.set(True)
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            if isinstance(loss, PlainLoss) or not isinstance(loss, Loss):
+            if opaque:
                 stack.enter_context(disable_saved_tensors_hooks(_NO_CHECKPOINTING))
             yield
     finally:
@@ -159,35 +168,42 @@ _NO_CHECKPOINTING = (
 
 
 @contextmanager
-def _open(loss: object, args: Sequence[Tree]) -> Iterator[Callable[[], object]]:
-    """The loss ready to be evaluated at these arguments."""
-    if isinstance(loss, Loss):
+def _open(
+    loss: object, held: Loss | None, args: Sequence[Tree], kwargs: Mapping[str, Tree]
+) -> Iterator[Callable[[], object]]:
+    """The loss ready to be evaluated at these arguments; `held` is the same where it can be held open."""
+    if held is not None:
         params, batch = args
-        with loss.hold(params, loss.frozen, loss.buffers) as evaluate:
+        with held.hold(params, held.frozen, held.buffers) as evaluate:
             yield lambda: evaluate(batch)
     else:
         function = cast("Callable[..., object]", loss)  # what is not a Loss is a function
-        yield lambda: function(*args)
+        yield lambda: function(*args, **kwargs)
 
 
 def _value(out: object, args: Sequence[Tree], has_aux: bool) -> tuple[Tensor, Tree]:
     if isinstance(out, LossOut):
-        return out.mean, ()
+        return out.mean, out
     if has_aux:
         if not isinstance(out, tuple) or len(out) != 2:
             raise TypeError(f"value_and_grad: with has_aux the loss returns (value, aux), got {type(out).__name__}")
-        return scalar("value_and_grad: the value", out[0]), out[1]
+        return differentiable("value_and_grad: the value", out[0]), out[1]
     if isinstance(out, tuple | dict):
         return read(out, args[1:], ()).mean, ()
-    return scalar("loss: the result", out), ()
+    return differentiable("loss: the result", out), ()
+
+
+def _check_differentiable(params: Tree) -> None:
+    """Raise TypeError if a leaf has no gradient."""
+    for i, x in enumerate(tree.leaves(params)):
+        if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
+            kind = f"of dtype {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            place = f"leaf {tree.paths(params)[i]!r}" if tree.paths(params)[i] else "the argument"
+            raise TypeError(f"value_and_grad: {place} is {kind}, which has no gradient; hint: choose other argnums")
 
 
 def _fresh(params: T) -> T:
     """The same tensors as leaves of a new graph."""
-    for path, x in zip(tree.paths(params), tree.leaves(params), strict=True):
-        if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"value_and_grad: {path!r} is {kind}, which has no gradient; hint: choose other argnums")
     return tree.map(lambda x: x.detach().requires_grad_(), params)
 
 

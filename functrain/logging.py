@@ -45,21 +45,16 @@ class JsonLines:
     def go_on_from(self, history: Sequence[Record]) -> None:
         """Make the rows without a mark those of `history`: mark what another run wrote after them, add what lacks."""
         wanted = [json.dumps(record) for record in history]
-        lines = [json.dumps(row) for row in rows(self.path)]
-        kept = [line for line in lines if not json.loads(line).get(STALE)]
-        if kept == wanted:
-            return
-        same = kept[: len(wanted)] == wanted
-        left = len(wanted) if same else 0  # rows to leave as they are
-        out = []
-        for line in lines:
-            row = json.loads(line)
-            if not row.get(STALE):
-                row = row if left > 0 else {**row, STALE: True}
-                left -= 1
-            out.append(json.dumps(row))
-        with replacing(self.path) as file:
-            file.write("".join(line + "\n" for line in out + ([] if same else wanted)).encode())
+        found = rows(self.path)
+        fresh = [i for i, row in enumerate(found) if not row.get(STALE)]
+        same = [json.dumps(found[i]) for i in fresh[: len(wanted)]] == wanted  # as text, in which NaN equals NaN
+        for i in fresh[len(wanted) if same else 0 :]:
+            found[i][STALE] = True
+        lines = [json.dumps(row) for row in found] + ([] if same else wanted)
+        text = "".join(line + "\n" for line in lines)
+        if text != (self.path.read_text("utf-8") if self.path.exists() else ""):
+            with replacing(self.path) as file:
+                file.write(text.encode())
 
 
 def rows(path: Path) -> list[Record]:
@@ -116,9 +111,7 @@ class Console:
         self._epoch = f"epoch {number:>{len(str(of))}}/{of}" if of else f"epoch {number}"
         self._total, self._done = total or 0, done
         if self.terminal:
-            self._bar = tqdm[object](
-                total=total, initial=done, file=self.stream, leave=False, dynamic_ncols=True, ascii="─━"
-            )
+            self._bar = tqdm(total=total, initial=done, file=self.stream, leave=False, dynamic_ncols=True, ascii="─━")
             self._draw("")
 
     def advance(self) -> None:

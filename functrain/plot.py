@@ -63,7 +63,6 @@ def history(run: str | os.PathLike[str] | HasHistory) -> Figure:
         least = min(best, key=lambda r: number(r["val_loss"]))
         x, y = number(least["step"]), number(least["val_loss"])
         losses.plot([x], [y], "*", markersize=12, color="black", label=f"best {y:.4f} at {x:,.0f}")
-    losses.legend()
 
     rates.set(title="learning rate", xlabel="updates")
     for name in dict.fromkeys(name for r in records for name in r if name.startswith("learning_rate")):
@@ -73,11 +72,13 @@ def history(run: str | os.PathLike[str] | HasHistory) -> Figure:
     _curve(norms, records, "grad_norm", "before clipping")
     if limits := [number(r["max_grad_norm"]) for r in records if "max_grad_norm" in r]:
         norms.axhline(limits[-1], linestyle="--", color="black", label=f"limit {limits[-1]:g}")
-    norms.legend()
 
     speeds.set(title="samples a second", xlabel="updates")
     _curve(speeds, records, "samples_per_second", "samples a second")
     speeds.set_ylim(bottom=0)
+    for axes in (losses, rates, norms):
+        if len(axes.get_lines()) > 1:
+            axes.legend()
     return figure
 
 

@@ -10,13 +10,10 @@ is state, in the `Guard`: halved when a gradient overflows, doubled after `growt
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-
-from functrain import tree
-from functrain.tree import Tree
 
 PrecisionLike = Literal["fp32", "bf16", "fp16"] | None
 
@@ -70,7 +67,7 @@ def policy(precision: PrecisionLike | Precision) -> Precision:
 
 
 def casting(chosen: Precision, device: torch.device, cache: bool) -> AbstractContextManager[object]:
-    """The block in which a loss is evaluated, without its backward pass. The cache of cast weights is for plain eager code alone."""
+    """The block in which a loss is evaluated. The cache of cast weights is for plain eager code alone."""
     if chosen.autocast is None:
         return nullcontext()
     return torch.autocast(device.type, dtype=chosen.autocast, cache_enabled=cache)

@@ -12,7 +12,8 @@ from functrain.base import GradientTransformation
 from functrain.bridge.modules import Model, ModelLoss
 from functrain.precision import Precision, PrecisionLike
 from functrain.record import show
-from functrain.step import Metrics, Step, TrainState
+from functrain.state import TrainState
+from functrain.step import Metrics, Step
 from functrain.window import Gradients, first_device
 
 

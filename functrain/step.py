@@ -5,15 +5,15 @@
     for batch in loader:
         state, metrics = step(state, batch)
 
-An update in order: per micro-batch scale the loss, differentiate, unscale, fold into the window's mean; then once: is it
-finite, clip, update, select. Nothing is written to; a skipped update returns what it was given.
+An update in order: per micro-batch scale the loss, differentiate, unscale, fold into the window's mean; then once: is
+it finite, clip, update, select. Nothing is written to; a skipped update returns what it was given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,105 +21,18 @@ from torch import Tensor
 from functrain import tree
 from functrain.base import GradientTransformation, apply_updates
 from functrain.donation import check
-from functrain.gradient import functional
-from functrain.loss import Loss, lift, run
+from functrain.gradient import functional, mapped
+from functrain.loss import Loss, LossOut, lift, run
 from functrain.paths import children
-from functrain.precision import GROWTH_INTERVAL, Guard, Precision, PrecisionLike, first_guard, policy
+from functrain.precision import GROWTH_INTERVAL, Guard, Precision, PrecisionLike, policy
 from functrain.ranges import positive, positive_int
 from functrain.seeding import seeded
+from functrain.state import TrainState
 from functrain.tree import Tree
-from functrain.window import Gradients, first_device, fold, micro_batch, per_example, split
+from functrain.window import Gradients, casts, first_device, fold, micro_batch, per_example, split
 
 T = TypeVar("T")
 Metrics = dict[str, Tensor]
-
-
-@runtime_checkable
-class Parametrised(Protocol):
-    """What has parameters, frozen parameters and buffers: a functionalized module."""
-
-    @property
-    def params(self) -> dict[str, Tensor]:
-        """The parameters that train."""
-        ...
-
-    @property
-    def frozen(self) -> dict[str, Tensor]:
-        """The parameters that do not."""
-        ...
-
-    @property
-    def buffers(self) -> dict[str, Tensor]:
-        """The rest of the state."""
-        ...
-
-
-class TrainState(NamedTuple):
-    """Everything that training changes, and the seed."""
-
-    params: Tree  # what is trained
-    frozen: Tree  # parameters that are not
-    buffers: Tree  # BatchNorm's statistics and their like
-    opt_state: Tree  # what tx.init made
-    guard: Guard  # loss scale, and counts of skipped updates
-    step: Tensor  # (), int64 on the CPU: updates attempted so far
-    seed: Tensor  # (), int64 on the CPU
-
-    @classmethod
-    def create(
-        cls,
-        model_or_params: Parametrised | Tree,
-        tx: GradientTransformation,
-        seed: int = 0,
-        copy: bool = True,
-        precision: PrecisionLike | Precision = None,
-    ) -> TrainState:
-        """The state before the first update.
-
-        Outside functorch transforms the tensors are cut from whatever made them.
-
-        Args:
-            model_or_params: a functionalized module, or a tree of parameters.
-            tx: the optimizer.
-            seed: of everything random in training.
-            copy: False shares memory with what is given; a donating step then writes into it.
-            precision: parameters are cast to its `param` dtype.
-        """
-        if isinstance(model_or_params, Parametrised):
-            parts: list[Tree] = [model_or_params.params, model_or_params.frozen, model_or_params.buffers]
-        else:
-            parts = [model_or_params, {}, {}]
-        parts = [tree.map(lambda x: _own(x, copy), part) for part in parts]
-        params, frozen, buffers = parts
-        wanted = policy(precision).param
-        if wanted is not None:
-            params = tree.cast_to(params, wanted)
-        opt_state = tx.init(params)
-        if copy and not functional():
-            opt_state = unshared(opt_state, params)
-        counters = [torch.tensor(n, dtype=torch.int64) for n in (0, seed)]
-        return cls(params, frozen, buffers, opt_state, first_guard(first_device(params)), *counters)
-
-
-def _own(x: Tensor, copy: bool) -> Tensor:
-    """x for a state: outside functorch without history, and a copy if asked for."""
-    if isinstance(x, Tensor) and not functional():
-        x = x.detach()
-    return x.clone() if isinstance(x, Tensor) and copy else x
-
-
-def unshared(opt_state: Tree, params: Tree) -> Tree:
-    """The state with memory of its own where a rule used a parameter, or one tensor twice: donation writes into all."""
-    seen = {x.untyped_storage().data_ptr() for x in tree.leaves(params)}
-
-    def own(x: Tensor) -> Tensor:
-        place = x.untyped_storage().data_ptr()
-        if place in seen:
-            return x.clone()
-        seen.add(place)
-        return x
-
-    return tree.map(own, opt_state)
 
 
 def train_step(
@@ -160,19 +73,21 @@ def train_step(
     chosen, lifted = policy(precision), lift(loss)
     if gradients == "per_example":
         obstacles = {
-            "training BatchNorm": lifted.mixes_examples,
-            "accumulate > 1": accumulate > 1,
+            _BATCHNORM: lifted.mixes_examples,
+            _ACCUMULATION: accumulate > 1,
             "precision='fp16'": chosen.scaled,
             "max_grad_norm": max_grad_norm is not None,
         }
         for what, there in obstacles.items():
             if there:
-                raise ValueError(f"train_step: gradients='per_example' does not go with {what}, which needs the batch")
+                raise _no_examples("train_step", what)
     return Step(lifted, tx, accumulate, chosen, max_grad_norm, skip_nonfinite, gradients == "per_example")
 
 
 class Step:
-    """A training step. Called, it takes a whole batch; in halves, it takes windows that stream:
+    """A training step.
+
+    Called, it takes a whole batch; in halves, it takes windows that stream:
 
         acc = step.gradients(state, first)
         acc = step.gradients(state, second, acc)
@@ -210,7 +125,9 @@ class Step:
     def gradients(self, state: TrainState, batch: Tree, acc: Gradients | None = None) -> Gradients:
         """The gradient of a micro-batch, folded into `acc`, whose buffers and micro-batch number it takes up."""
         check("step.gradients", state.step)
-        with self.randomness(state, 0 if acc is None or functional() else int(acc.pieces)):
+        if self.each and acc is not None:
+            raise _no_examples("step.gradients", _ACCUMULATION)
+        with self.randomness(state, 0 if acc is None or mapped() else int(acc.pieces)):
             new = self.micro(state, batch, state.buffers if acc is None else acc.buffers)
         return new if acc is None else fold(acc, new)
 
@@ -224,11 +141,12 @@ class Step:
 
     def micro(self, state: TrainState, batch: Tree, buffers: Tree) -> Gradients:
         """The gradient of one micro-batch."""
-        cache = not functional()
-        if self.each:
-            return per_example(self.loss, self.precision, state.params, state.frozen, buffers, batch, cache)
-        scale = state.guard.scale
-        return micro_batch(self.loss, self.precision, state.params, state.frozen, buffers, scale, batch, cache)
+        if not self.each:
+            scale = state.guard.scale
+            return micro_batch(self.loss, self.precision, state.params, state.frozen, buffers, scale, batch)
+        if self.loss.mixes_examples:  # asked again: a module's training flags may change
+            raise _no_examples("step.gradients", _BATCHNORM)
+        return per_example(self.loss, self.precision, state.params, state.frozen, buffers, batch)
 
     def finish(self, state: TrainState, acc: Gradients, **extra: object) -> tuple[TrainState, Metrics]:
         """Everything after the gradient but the count of steps."""
@@ -279,37 +197,58 @@ class Step:
             return Guard(guard.scale, guard.good_steps, skipped, in_row)
         good = torch.where(finite, guard.good_steps + applied, torch.zeros_like(guard.good_steps))
         grown = good >= GROWTH_INTERVAL
-        scale = torch.where(finite, torch.where(grown, guard.scale * 2, guard.scale), guard.scale / 2)
+        twice = torch.where(torch.isfinite(guard.scale * 2), guard.scale * 2, guard.scale)
+        scale = torch.where(finite, torch.where(grown, twice, guard.scale), guard.scale / 2)
         return Guard(scale, torch.where(grown, torch.zeros_like(good), good), skipped, in_row)
 
     # --- on the host
 
     def randomness(self, state: TrainState, piece: int) -> AbstractContextManager[None]:
         """The generators set to (seed, update, micro-batch). Under vmap the caller's `randomness=` rules."""
-        if functional():
+        if mapped():
             return nullcontext()
         return seeded(int(state.seed), int(state.step), piece, device=first_device(state.params))
 
     def value(self, state: TrainState, params: Tree, pieces: list[Tree]) -> Tensor:
         """The window's mean loss at other parameters, with the window's own randomness."""
-        total = weight = torch.zeros(())
-        buffers = state.buffers
+        loss = casts(self.loss, self.precision)
+        window = LossOut(torch.zeros(()), torch.zeros(()), state.buffers, {})
         for i, piece in enumerate(pieces):
             with self.randomness(state, i):
-                out = run(self.loss, params, state.frozen, buffers, piece)
-            total, weight, buffers = total + out.sum, weight + out.weight, out.buffers
-        return total / weight
+                out = run(loss, params, state.frozen, window.buffers, piece)
+            window = LossOut(window.sum + out.sum, window.weight + out.weight, out.buffers, {})
+        return window.mean
+
+
+_ACCUMULATION, _BATCHNORM = "accumulation", "training BatchNorm"
+
+
+def _no_examples(where: str, what: str) -> ValueError:
+    return ValueError(f"{where}: gradients='per_example' does not go with {what}, which needs the batch")
 
 
 def rates(opt_state: Tree) -> Metrics:
-    """The learning rates in a state: the shallowest fields of that name, told apart by the label above them."""
-    level: list[tuple[str, Tree]] = [("", opt_state)]
+    """The learning rates in a state: those of the labels of a dict, elsewhere the shallowest field of that name."""
+    found = _rates("", opt_state)
+    if len(found) == 1:
+        return {"learning_rate": found[0][1]}
+    return {f"learning_rate/{label or i}": x for i, (label, x) in enumerate(found)}
+
+
+def _rates(label: str, root: Tree) -> list[tuple[str, Tensor]]:
+    level = [root]
     while level:
-        below = [(label, entry, child) for label, node in level for entry, child in children(node) or ()]
-        found = [(label, x) for label, entry, x in below if entry.name == "learning_rate" and isinstance(x, Tensor)]
-        if len(found) == 1:
-            return {"learning_rate": found[0][1]}
+        below: list[Tree] = []
+        found: list[tuple[str, Tensor]] = []
+        for node in level:
+            for entry, child in children(node) or ():
+                if entry.name == "learning_rate" and isinstance(child, Tensor):
+                    found.append((label, child))
+                elif entry.kind == "key":
+                    found += _rates(str(entry.name), child)
+                else:
+                    below.append(child)
         if found:
-            return {f"learning_rate/{label or i}": x for i, (label, x) in enumerate(found)}
-        level = [(str(entry.name) if entry.kind == "key" else label, child) for label, entry, child in below]
-    return {}
+            return found
+        level = below
+    return []

@@ -49,15 +49,19 @@ def capture(sources: Mapping[str, Stream]) -> States:
 
 
 def restore(states: States, sources: Mapping[str, Stream]) -> None:
-    """Put the streams back. One that is not here any more, or is new, is a warning: what it feeds will differ."""
+    """Put the streams back that are there."""
+    for name in states.keys() & sources.keys():
+        sources[name].put(states[name])
+
+
+def warn_of_changes(states: States, sources: Mapping[str, Stream]) -> None:
+    """Warn of a stream that is not here any more, or is new: what it feeds will differ."""
     if odd := sorted(states.keys() ^ sources.keys()):
         warnings.warn(
             f"resume: the random streams {', '.join(odd)} were there at one time only, when the run was saved or now; "
             "what is drawn from them will differ",
             stacklevel=2,
         )
-    for name in states.keys() & sources.keys():
-        sources[name].put(states[name])
 
 
 def to_json(states: States) -> dict[str, object]:

@@ -37,7 +37,8 @@ from functrain.precision import Precision, PrecisionLike, policy
 from functrain.progress import Progress, read_progress
 from functrain.recipe import as_config, check_supported, choose_loss, choose_precision, place_model, update_from
 from functrain.rundir import RunDirectory, choose_checkpoint
-from functrain.step import TrainState, train_step
+from functrain.state import TrainState
+from functrain.step import train_step
 from functrain.stopping import Stop, stop_on_signals
 
 Callback = Callable[[str, "Trainer"], object]

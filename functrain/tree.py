@@ -13,16 +13,15 @@ ambiguous escaped, so that different trees have different keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar, cast
 
 import optree
 import torch
 from optree import PyTree, PyTreeSpec
 from torch import Tensor
-from torch.nn import Parameter
 
-from functrain.batch import Batch
+from functrain import elementwise
 from functrain.paths import Path, children, get, keys, paths, readable, rebuild, set, walk
 
 __all__ = [
@@ -36,11 +35,6 @@ T = TypeVar("T")
 _NAMESPACE = "functrain"
 _INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
 _INSERTION_ORDER.__enter__()  # never left: the namespace is ours alone
-
-# Leaves smaller than this are grouped, up to this many bytes a group: on a CPU a group should stay in the cache, on an
-# accelerator each call costs a launch.
-GROUP_BYTES = {"cpu": 1 << 20}
-GROUP_BYTES_ELSEWHERE = 1 << 26
 
 
 class Mismatch(ValueError):
@@ -131,88 +125,33 @@ def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
         Mismatch: structures or shapes differ; the message names the leaf.
     """
     spec, columns = aligned(tree, *rest)
-    if torch.compiler.is_compiling():
-        out = [_alone(f, row) for row in zip(*columns, strict=True)]
-    else:
-        _check_shapes(tree, columns)
-        out = [x for group in _groups(columns) for x in _together(f, [c[group] for c in columns])]
+    check = len(columns) > 1 and not torch.compiler.is_compiling()
+    if check and _sizes(columns[0]) != _sizes(*columns[1:]):
+        _blame(tree, columns)
+    try:
+        out = elementwise.run(f, columns)
+    except RuntimeError:
+        _blame(tree, columns)
+        raise
+    if check and _sizes(columns[0]) != _sizes(out):
+        _blame(tree, columns)  # (1, 3) and (3, 1) broadcast to more
     return cast("T", optree.tree_unflatten(spec, out))  # T by structure
 
 
-def _alone(f: Callable[..., object], row: Sequence[object]) -> object:
-    """f of one leaf. A 0-dim leaf goes in as one of one dimension, so that no outer scalar can promote it."""
-    if not isinstance(row[0], Tensor) or row[0].dim():
-        return f(*row)
-    out = f(*(x.reshape(1) if isinstance(x, Tensor) and not x.dim() else x for x in row))
-    return out.reshape(()) if isinstance(out, Tensor) and out.shape == (1,) else out
+def _sizes(*columns: Sequence[object]) -> object:
+    """What is quick to ask of shapes: elements and dimensions. False if the columns differ in that."""
+    sizes = [[(x.numel(), x.dim()) for x in column if isinstance(x, Tensor)] for column in columns]
+    return sizes[0] if sizes.count(sizes[0]) == len(columns) else False
 
 
-def _as_batch(f: Callable[..., object], columns: Sequence[Sequence[Tensor]]) -> list[Tensor] | None:
-    """f of a group of leaves at once; None where it is not plainly elementwise."""
-    lifted = [[x if x.dim() else x.reshape(1) for x in column] for column in columns]
-    try:
-        out = f(*(Batch(column) for column in lifted))
-    except Exception:  # on any doubt the loop decides, and raises what is to be raised
-        return None
-    if type(out) is not Batch:
-        return None
-    return [y if x.dim() else y.reshape(()) for x, y in zip(columns[0], out.leaves, strict=True)]
-
-
-def _together(f: Callable[..., object], columns: Sequence[Sequence[Tensor]]) -> Sequence[object]:
-    """f of a group: at once if it can be, leaf by leaf if not."""
-    out = _as_batch(f, columns) if len(columns[0]) > 1 else None
-    return [_alone(f, row) for row in zip(*columns, strict=True)] if out is None else out
-
-
-def _groups(columns: Sequence[Sequence[Tensor]]) -> Iterator[slice]:
-    """Consecutive leaves of one dtype and device, to be computed together; each for itself where none may be."""
-    first, n = columns[0], len(columns[0])
-    if n < 2 or not _batchable(columns):
-        yield from (slice(i, i + 1) for i in range(n))
-        return
-    uniform = all(len({(x.dtype, x.device) for x in column}) == 1 for column in columns)
-    kinds = None if uniform else [[(x.dtype, x.device) for x in row] for row in zip(*columns, strict=True)]
-    limit = GROUP_BYTES.get(first[0].device.type, GROUP_BYTES_ELSEWHERE)
-    start, total = 0, 0
-    for i, x in enumerate(first):
-        total += x.nbytes
-        if i > start and (total > limit or (kinds and kinds[i] != kinds[i - 1])):
-            yield slice(start, i)
-            start, total = i, x.nbytes
-    yield slice(start, n)
-
-
-def _batchable(columns: Sequence[Sequence[Tensor]]) -> bool:
-    """True if every leaf is a plain dense floating tensor and nobody differentiates or maps over it."""
-    if torch._C._functorch.peek_interpreter_stack() is not None or torch.autograd.forward_ad._current_level >= 0:
-        return False
-    if torch._C._is_any_autocast_enabled():  # it casts for plain operators, not for foreach ones
-        return False
-    for column in columns:
-        if not {type(x) for x in column} <= {Tensor, Parameter}:
-            return False
-        if not all(dtype.is_floating_point or dtype.is_complex for dtype in {x.dtype for x in column}):
-            return False
-        if {x.layout for x in column} != {torch.strided}:
-            return False
-        if torch.is_grad_enabled() and any([x.requires_grad for x in column]):
-            return False
-    return True
-
-
-def _check_shapes(tree: Tree, columns: Sequence[Sequence[Tensor]]) -> None:
+def _blame(tree: Tree, columns: Sequence[Sequence[object]]) -> None:
     """Raise Mismatch if corresponding tensors differ in shape: PyTorch would broadcast some of them."""
-    if len(columns) == 1 or not all(isinstance(x, Tensor) for column in columns for x in column):
-        return
-    shapes = [[x.shape for x in column] for column in columns]
-    if shapes.count(shapes[0]) == len(columns):
-        return
     for path, *row in zip(paths(tree), *columns, strict=True):
-        for x in row[1:]:
-            if x.shape != row[0].shape:
+        shapes = [tuple(x.shape) for x in row if isinstance(x, Tensor)]
+        for shape in shapes[1:]:
+            if shape != shapes[0]:
                 name = repr(path) if path else "(the root)"
-                raise Mismatch(f"leaf {name} has shape {tuple(row[0].shape)} in one tree, {tuple(x.shape)} in the other")
+                raise Mismatch(f"leaf {name} has shape {shapes[0]} in one tree, {shape} in the other")
 
 
 # --- the rest of the vocabulary

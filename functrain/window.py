@@ -173,6 +173,8 @@ def split(batch: Tree, k: int) -> list[Tree]:
         )
     if any(n < k for n in lengths.values()):
         rows = next(iter(lengths.values()))
-        raise ValueError(f"accumulate={k}: the batch has {rows} rows, fewer than {k}; hint: a larger batch or smaller k")
+        raise ValueError(
+            f"accumulate={k}: the batch has {rows} rows, fewer than {k}; hint: a larger batch or smaller k"
+        )
     pieces = [x.tensor_split(k) if isinstance(x, Tensor) else [x] * k for x in tree.leaves(batch)]
     return [tree.unflatten(batch, [piece[i] for piece in pieces]) for i in range(k)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functrain import tree
+from functrain import elementwise, tree
 from functrain.testing import strategies
 
 Formula = Callable[..., object]
@@ -282,7 +282,7 @@ REFUSED: dict[str, Formula] = {
 def test_a_formula_that_is_not_elementwise_is_the_loop(name: str) -> None:
     leaves = {"a": torch.tensor([-1.0, 2.0]), "b": [torch.tensor([3.0, 4.0]), torch.tensor([1.0, 1.0])]}
     assert_same(tree.pointwise(REFUSED[name], leaves), tree.map(REFUSED[name], leaves))
-    assert tree._as_batch(REFUSED[name], [tree.leaves(leaves)]) is None
+    assert elementwise.as_batch(REFUSED[name], [tree.leaves(leaves)]) is None
 
 
 def test_a_formula_that_returns_no_tensor_is_the_loop() -> None:
@@ -333,7 +333,7 @@ def test_an_elementwise_formula_runs_once_for_many_leaves(name: str) -> None:
 
 
 def test_a_group_ends_at_its_limit_and_at_another_dtype() -> None:
-    big = torch.ones(tree.GROUP_BYTES["cpu"] // 4)  # float32: exactly a group
+    big = torch.ones(elementwise.GROUP_BYTES["cpu"] // 4)  # float32: exactly a group
     small = torch.ones(3)
     for leaves, groups in [
         ([small, small, small], 1),

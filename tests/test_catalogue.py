@@ -14,7 +14,7 @@ import torch
 from functrain import tree
 from functrain.base import apply_updates
 from tests.catalogue import CATALOGUE, NAMES, Entry
-from tests.combinators.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
+from tests.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
 
 every_entry = pytest.mark.parametrize("entry", CATALOGUE, ids=lambda entry: entry.id)
 

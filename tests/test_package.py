@@ -23,8 +23,8 @@ PACKAGE = ROOT / "functrain"
 # A module imports from lower floors, from its own folder, and, if it is a plain file, from the files beside it on its
 # floor. A name is a file or a folder of functrain/.
 FLOORS = (
-    {"batch", "holes", "paths", "seeding", "tree"},
-    {"base", "counter", "donation", "random", "ranges", "record"},
+    {"batch", "elementwise", "holes", "paths", "seeding", "tree"},
+    {"base", "counter", "donation", "masks", "random", "ranges", "record"},
     {"schedules"},
     {"transforms"},
     {"combinators"},
@@ -35,7 +35,7 @@ FLOORS = (
 )
 # Outside the house: nobody imports them, and they see the floors below this one.
 ANNEXES = {"testing": 7, "tutorial": 0}
-KNOWS_OPTREE = {"batch", "tree"}
+KNOWS_OPTREE = {"tree"}
 
 EXTRAS = {"hypothesis", "jax", "matplotlib", "mpmath", "optax", "pandas", "safetensors", "tensorboard", "wandb"}
 IMPORT_SECONDS = 0.25

@@ -9,7 +9,7 @@ same tensor (a tied weight, a submodule that is reached by two paths), and then 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, cast
 
@@ -34,9 +34,9 @@ def functionalize(module: nn.Module) -> Model:
 class Model:
     """A module seen as a function.
 
-    `params` are the parameters that train, `frozen` those with requires_grad False, `buffers` the rest: flat dicts under
-    the module's own names, read from the module whenever they are asked for. A tensor that has several names goes by
-    the first.
+    `params` are the parameters that train, `frozen` those with requires_grad False, `buffers` the rest: flat dicts
+    under the module's own names, read from the module whenever they are asked for. They share the module's memory, and
+    are cut from autograd: gradients come from `value_and_grad`. A tensor that has several names goes by the first.
     """
 
     def __init__(self, module: nn.Module, training: bool | None = None) -> None:
@@ -46,12 +46,12 @@ class Model:
     @property
     def params(self) -> Tensors:
         """The parameters that train."""
-        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
     @property
     def frozen(self) -> Tensors:
         """The parameters that do not."""
-        return {name: p for name, p in self.module.named_parameters() if not p.requires_grad}
+        return {name: p.detach() for name, p in self.module.named_parameters() if not p.requires_grad}
 
     @property
     def buffers(self) -> Tensors:
@@ -98,13 +98,20 @@ class Model:
 
     def write_back(self, params: Tree, buffers: Tree | None = None, frozen: Tree | None = None) -> None:
         """Copy these values into the module's own tensors."""
-        for own, new in ((self.params, params), (self.buffers, buffers), (self.frozen, frozen)):
+        own: Tensors = {}
+        values: Tensors = {}
+        for mine, new in ((self.params, params), (self.buffers, buffers), (self.frozen, frozen)):
             if new is not None:
-                values = _flat(new)
-                _check_names(values, {name: [] for name in own})
-                with torch.no_grad():
-                    for name, x in own.items():
-                        x.copy_(values[name])
+                own, values = own | mine, values | _flat(new)
+        _check_names(values, own)
+        for name, x in own.items():
+            if values[name].shape != x.shape:
+                raise ValueError(
+                    f"model.write_back: {name!r} has shape {tuple(x.shape)}, the value {tuple(values[name].shape)}"
+                )
+        with torch.no_grad():
+            for name, x in own.items():
+                x.copy_(values[name])
 
     @contextmanager
     def swap(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Callable[[], Tensors]]:
@@ -113,7 +120,7 @@ class Model:
         Buffers are cloned on their way in, so the caller's are not written to.
         """
         places = self._places()
-        given = {**_flat(params), **_flat(frozen), **{name: x.clone() for name, x in _flat(buffers).items()}}
+        given = {**_flat(frozen), **_flat(params), **{name: x.clone() for name, x in _flat(buffers).items()}}
         _check_names(given, places)
         buffer_names = list(_flat(buffers))
         own = {name: here[0].get() for name, here in places.items()}
@@ -194,6 +201,11 @@ class ModelLoss:
             for m in self.model.module.modules()
         )
 
+    @property
+    def opaque(self) -> bool:
+        """False: the weights that it swaps in stay until the block ends."""
+        return False
+
     @contextmanager
     def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Evaluate]:
         """A block in which the module has these tensors."""
@@ -220,7 +232,7 @@ def _flat(tensors: Tree) -> Tensors:
     return tensors
 
 
-def _check_names(given: Tensors, places: dict[str, list[Place]]) -> None:
+def _check_names(given: Tensors, places: Mapping[str, object]) -> None:
     for name in places:
         if name not in given:
             raise ValueError(f"model: no tensor given for {name!r}; hint: pass model.params and model.buffers' names")

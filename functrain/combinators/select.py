@@ -17,8 +17,9 @@ from functrain import tree
 from functrain.base import GradientTransformation, rule, set_to_zero
 from functrain.combinators.parts import check_part, needs_of, update_part
 from functrain.holes import fill, fits, punch
-from functrain.paths import Path, readable, walk
-from functrain.tree import Mismatch, Tree
+from functrain.masks import at, check_bools, holes_outside, spread
+from functrain.paths import walk
+from functrain.tree import Tree
 
 
 class MaskedState(NamedTuple):
@@ -50,12 +51,12 @@ def masked(
     check_part("masked: inner", inner)
 
     def init(params: Tree) -> MaskedState:
-        return MaskedState(inner.init(punch(params, _inside("masked", mask, params))))
+        return MaskedState(inner.init(punch(params, holes_outside("masked", mask, params))))
 
     def update(
         updates: Tree, state: MaskedState, params: Tree | None = None, **extra: object
     ) -> tuple[Tree, MaskedState]:
-        inside = _inside("masked", mask, updates if params is None else params)
+        inside = holes_outside("masked", mask, updates if params is None else params)
         given = _punch_extras(extra, inside) if mask_compatible_extra_args else extra
         new, inner_state = _update_inside(inner, inside, updates, state.inner_state, params, given)
         return new, MaskedState(inner_state)
@@ -155,7 +156,7 @@ def selective_transform(
     """
 
     def labels(mask: Tree) -> Tree:
-        _check_bools("selective_transform", mask)
+        check_bools("selective_transform", mask)
         return tree.map(lambda frozen: "freeze" if frozen else "train", mask)
 
     param_labels = (lambda params: labels(freeze_mask(params))) if callable(freeze_mask) else labels(freeze_mask)
@@ -165,12 +166,6 @@ def selective_transform(
 # --- `inside`: a tree like the parameters, with holes for the leaves that a transformation does not see
 
 
-def _inside(where: str, mask: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
-    chosen = _spread(where, "bools", mask, params)
-    _check_bools(where, chosen)
-    return tree.map(lambda m: m or (), chosen)
-
-
 def _equal(labels: Tree, label: Hashable) -> Tree:
     return tree.map(lambda other: other == label or (), labels)
 
@@ -178,36 +173,14 @@ def _equal(labels: Tree, label: Hashable) -> Tree:
 def _labels(
     param_labels: Tree | Callable[[Tree], Tree], params: Tree, parts: Mapping[Hashable, GradientTransformation]
 ) -> Tree:
-    labels = _spread("partition", "labels", param_labels, params)
+    labels = spread("partition", "labels", param_labels, params)
     for path, label in walk(labels):
         if label not in parts:
             known = ", ".join(map(repr, parts))
             raise ValueError(
-                f"partition: no transformation for {label!r}, the label {_at(path)}; hint: there is {known}"
+                f"partition: no transformation for {label!r}, the label {at(path)}; hint: there is {known}"
             )
     return labels
-
-
-def _spread(where: str, what: str, prefix: Tree | Callable[[Tree], Tree], params: Tree) -> Tree:
-    """A value of the prefix for each leaf of the parameters."""
-    try:
-        return tree.expand(prefix(params) if callable(prefix) else prefix, params)
-    except Mismatch as mismatch:
-        raise ValueError(
-            f"{where}: {mismatch}; hint: give a tree of {what} like the parameters, or a prefix of one"
-        ) from None
-
-
-def _check_bools(where: str, mask: Tree) -> None:
-    for path, m in walk(mask):
-        if not isinstance(m, bool):
-            raise TypeError(
-                f"{where}: the mask {_at(path)} is {m!r}, not a bool; hint: a mask is structure, not numbers"
-            )
-
-
-def _at(path: Path) -> str:
-    return f"at {readable(path)!r}" if path else "(at the root)"
 
 
 def _update_inside(

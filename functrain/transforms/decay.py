@@ -10,8 +10,9 @@ from functrain import ranges, tree
 from functrain.base import GradientTransformation, identity, rule
 from functrain.counter import first_count, increment
 from functrain.holes import fill, punch
+from functrain.masks import holes_outside
 from functrain.schedules import Scalar, ScalarOrSchedule, as_schedule, value_at
-from functrain.tree import Mismatch, Tree
+from functrain.tree import Tree
 
 
 class AddDecayedWeightsState(NamedTuple):
@@ -45,7 +46,7 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Tree | None 
     ranges.non_negative(where, weight_decay=weight_decay)
 
     def decayed(g: Tree, params: Tree, rate: Scalar) -> Tree:
-        chosen = g if mask is None else _chosen(g, params, mask)
+        chosen = g if mask is None else punch(g, holes_outside(where, mask, params))
         p = params if mask is None else punch(params, chosen)
         u = tree.cast_like(tree.pointwise(lambda g, p: g + p * rate, chosen, p), chosen)
         return u if mask is None else fill(u, g)
@@ -69,20 +70,3 @@ def add_decayed_weights(weight_decay: ScalarOrSchedule = 0.0, mask: Tree | None 
     return GradientTransformation(
         lambda params: (), lambda g, state, params: (decayed(g, params, rate), state), local=True
     )
-
-
-def _chosen(g: Tree, params: Tree, mask: Tree) -> Tree:
-    """The updates with holes where the mask is False."""
-    try:
-        keep = tree.expand(mask(params) if callable(mask) else mask, params)
-    except Mismatch as mismatch:
-        raise ValueError(
-            f"add_decayed_weights: {mismatch}; hint: the mask is a tree like the parameters, or a prefix of one"
-        ) from None
-    for i, m in enumerate(tree.leaves(keep)):
-        if not isinstance(m, bool):
-            raise TypeError(
-                f"add_decayed_weights: the mask at {tree.paths(keep)[i]!r} is {m!r}, not a bool; "
-                "hint: a mask is structure, not numbers"
-            )
-    return punch(g, tree.map(lambda m: m or (), keep))

@@ -12,7 +12,7 @@ from functrain.combinators.chain import chain, named_chain
 from functrain.transforms.adaptive import scale_by_adam
 from functrain.transforms.clip import clip_by_global_norm
 from functrain.transforms.scale import scale
-from tests.combinators.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
+from tests.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
 
 
 def parts() -> list[GradientTransformation]:

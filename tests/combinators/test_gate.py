@@ -26,7 +26,7 @@ from functrain.optimizers.adaptive import adam, adamw
 from functrain.optimizers.momentum import sgd
 from functrain.transforms.adaptive import scale_by_adam
 from functrain.transforms.scale import scale
-from tests.combinators.oracle import assert_agrees, assert_bitwise, assert_same, gradients, parameters, run, run_optax
+from tests.oracle import assert_agrees, assert_bitwise, assert_same, gradients, parameters, run, run_optax
 
 
 def spoiled(steps: list[int], value: float = float("nan")) -> list[Any]:

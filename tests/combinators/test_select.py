@@ -18,7 +18,7 @@ from functrain.optimizers.momentum import sgd
 from functrain.transforms.adaptive import scale_by_adam
 from functrain.transforms.clip import clip_by_global_norm
 from functrain.transforms.momentum import trace
-from tests.combinators.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
+from tests.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
 
 PREFIX = {"layers": [True, False], "head": {"w": True, "scale": False}}
 LABELS = {"layers": ["body", "head"], "head": "head"}

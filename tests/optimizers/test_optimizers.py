@@ -17,7 +17,7 @@ from functrain.transforms.adaptive import scale_by_adam, scale_by_lion, scale_by
 from functrain.transforms.decay import add_decayed_weights
 from functrain.transforms.momentum import trace
 from functrain.transforms.scale import scale_by_learning_rate
-from tests.combinators.oracle import assert_bitwise, gradients, parameters, run
+from tests.oracle import assert_bitwise, gradients, parameters, run
 
 RATE = schedules.linear_schedule(0.1, 0.01, 20)
 LR = scale_by_learning_rate(0.1)

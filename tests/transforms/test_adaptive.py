@@ -19,7 +19,7 @@ from functrain.transforms.adaptive import (
     scale_by_sign,
     scale_by_stddev,
 )
-from tests.combinators.oracle import assert_agrees, gradients
+from tests.oracle import assert_agrees, gradients
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 every_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -99,7 +99,7 @@ def test_a_mask_of_another_structure_is_an_error_that_names_the_place() -> None:
         decayed(0.5, {"w": True, "b": [True]})
     assert str(error.value) == (
         "add_decayed_weights: the prefix does not fit the tree at 'b'; "
-        "hint: the mask is a tree like the parameters, or a prefix of one"
+        "hint: give a tree of bools like the parameters, or a prefix of one"
     )
 
 
