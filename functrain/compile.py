@@ -190,14 +190,16 @@ def _given(old: Tree, new: Tree, donate: bool) -> Tree:
     if not donate:
         return new
     places, values = tree.leaves(old), tree.leaves(new)
-    # A rule may return an old tensor in another's place, when it would be overwritten before it is read. It is copied,
-    # but not by `clone`: inductor takes that out again.
+    # A rule may return an old tensor in another's place, where it would be overwritten before it is read. It is copied,
+    # but not by `clone`: inductor takes that out again (pytorch issue 198131).
     inputs = {id(x) for x in places}
     pairs = list(zip(places, values, strict=True))
     pairs = [(a, torch.where(b == b, b, b) if id(b) in inputs and b is not a else b) for a, b in pairs]
     for a, b in pairs:
-        if a is not b:
+        if a is not b and a.dim():
             a.copy_(b)
+        elif a is not b:  # through a view: torch 2.13 drops a write to a 0-dim float64 input of a graph, silently
+            a.view(1).copy_(b.view(1))
     return ()
 
 

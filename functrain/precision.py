@@ -31,7 +31,7 @@ class Precision(NamedTuple):
     """A policy of three dtypes; None leaves what it finds.
 
     Args:
-        compute: of parameters and floating batch entries inside the loss.
+        compute: of parameters, buffers and floating batch entries inside the loss.
         param: of the parameters in the state; TrainState.create casts to it.
         output: of the loss; where it is a half, float32.
         autocast: of matrix products alone, instead of `compute`.

@@ -48,10 +48,9 @@ class Trainer:
     """Drives a step over a loader.
 
     Args:
-        model: a module, or a functionalized one. After `train()` it holds the trained weights.
+        model: a module, or a functionalized one. It holds the trained weights after `train()`.
         optimizer: a GradientTransformation. Its rates are its own affair: `scheduler` is for torch's.
-        train_loader: an iterable of batches, iterated once an epoch.
-        val_loader: the same for validation.
+        train_loader, val_loader: iterables of batches, iterated once an epoch, and once a validation.
         device: where to train; by default where the module is.
         loss_fn: a criterion: loss_fn(module(*inputs), target) for batches (*inputs, target).
         objective: instead, objective(module, batch), returning what a loss returns (`functrain/loss.py`). With neither
@@ -59,15 +58,13 @@ class Trainer:
         max_epochs, max_steps: epochs and updates, skipped ones too, that end the run; None is no limit.
         grad_accum_steps: batches an update. The last update of an epoch has what is left, by its weight.
         max_grad_norm: gradients of a greater global norm are scaled down to it.
-        use_amp: bf16 where the device computes it natively, else fp16 with a loss scale.
+        use_amp: precision "bf16" where the device computes it natively, else "fp16".
         precision: None or "fp32", "bf16", "fp16", or a Precision.
-        log_interval: updates a record.
-        eval_interval, save_interval: updates a validation and a checkpoint; None is once an epoch. Every better
-            validation is saved, and the end.
+        log_interval, eval_interval, save_interval: updates a record, a validation, a checkpoint; None is once an
+            epoch. Every better validation is saved, and the end.
         save_dir, keep: the run's directory, None writes nothing; how many checkpoints it keeps, beside the best.
-        resume: a checkpoint to go on from; "auto" is the newest of save_dir, if there is one.
-        seed: of everything random in the updates. What loaders draw is theirs.
-        compile: compile the step with `ft.jit`.
+        resume: a checkpoint to go on from; "auto" is the newest in save_dir, if there is one.
+        seed, compile: of all that is random in updates, not in loaders; whether to compile the step with `ft.jit`.
         callbacks, loggers: functions (event, trainer), events being "update", "eval", "epoch", "save" and "end"; things
             with a method `log(record)`.
         nonfinite: an update whose loss or gradient is not finite changes no parameter. Where no loss scale expects it,

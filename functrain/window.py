@@ -97,7 +97,7 @@ def casts(loss: Loss, chosen: Precision) -> Loss:
 
 
 class _Cast:
-    """A loss whose parameters and batches are cast on their way in, and whose sum is cast on its way out.
+    """A loss whose tensors and batches are cast on their way in, and whose sum and buffers are cast on their way out.
 
     Autocast is on while the loss is evaluated and no longer: a backward pass inside would cast anew, and lose what a
     module computes in float32 on purpose.
@@ -121,19 +121,27 @@ class _Cast:
     def hold(self, params: Tree, frozen: Tree, buffers: Tree) -> Iterator[Evaluate]:
         """The loss inside, with its tensors cast."""
         compute, output, device = self.chosen.compute, self.chosen.output, first_device(params)
+        low = buffers
         if compute is not None:
-            params, frozen = tree.cast_to(params, compute), tree.cast_to(frozen, compute)
-        with self.loss.hold(params, frozen, buffers) as evaluate:
+            params, frozen, low = (tree.cast_to(part, compute) for part in (params, frozen, buffers))
+        with self.loss.hold(params, frozen, low) as evaluate:
 
             def cast_and_evaluate(batch: Tree) -> LossOut:
                 with casting(self.chosen, device, cache=not functional()):
                     out = evaluate(batch if compute is None else tree.map(_floating_to(compute), batch))
+                if compute is not None:
+                    out = out._replace(buffers=tree.map(_moved, buffers, low, out.buffers))
                 if output is None:
                     return out
                 dtype = torch.promote_types(output, torch.float32)
                 return out._replace(sum=out.sum.to(dtype), weight=out.weight.to(dtype))
 
             yield cast_and_evaluate
+
+
+def _moved(old: Tensor, low: Tensor, new: Tensor) -> Tensor:
+    """A buffer after a call that had it in lower precision: what did not move keeps its bits."""
+    return torch.where(new == low, old, new.to(old.dtype))
 
 
 def _floating_to(dtype: torch.dtype) -> Callable[[object], object]:

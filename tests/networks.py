@@ -25,7 +25,8 @@ class NormNet(nn.Module):
 
     def __init__(self, dropout: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.inner = nn.Linear(3, 5, dtype=dtype)
+        # No bias: behind it comes BatchNorm, so its gradient would be rounding noise, which Adam makes large.
+        self.inner = nn.Linear(3, 5, bias=False, dtype=dtype)
         self.norm = nn.BatchNorm1d(5, dtype=dtype)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(5, 2, dtype=dtype)

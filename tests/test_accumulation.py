@@ -16,10 +16,7 @@ from functrain import tree
 from functrain.window import Gradients, split
 from tests.networks import D, NormNet, mlp, points
 
-RULES = {
-    "sgd": ft.sgd(0.1, momentum=0.9),
-    "adamw": ft.adamw(0.01, weight_decay=0.1),
-}
+RULES = {"sgd": ft.sgd(0.1, momentum=0.9), "adamw": ft.adamw(0.01, weight_decay=0.1)}
 
 
 def close(a: object, b: object, rtol: float = 1e-12) -> None:
@@ -30,10 +27,7 @@ def close(a: object, b: object, rtol: float = 1e-12) -> None:
 
 def parameters(seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {
-        "w": torch.randn(3, 4, generator=generator, dtype=D),
-        "v": torch.randn(4, 2, generator=generator, dtype=D),
-    }
+    return {name: torch.randn(shape, generator=generator, dtype=D) for name, shape in (("w", (3, 4)), ("v", (4, 2)))}
 
 
 def errors(p: dict[str, Tensor], batch: Any) -> Tensor:
@@ -92,7 +86,7 @@ def test_the_update_does_not_depend_on_where_a_stream_is_cut(sizes: list[int], s
 
 
 def weighted(seed: int = 0) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]]]:
-    """20 rows, of which 7, 1, 3 and 0 count in four pieces of 5... and the pieces."""
+    """28 rows, of which 7, 1, 3 and 0 count in the four pieces of 7; and the pieces."""
     x, y = points(28, seed, D)
     mask = torch.zeros(28, dtype=D)
     for start, weight in ((0, 7), (7, 1), (14, 3)):
@@ -303,5 +297,4 @@ def test_a_window_of_one_is_its_gradient_bit_for_bit() -> None:
     step = ft.train_step(mean_loss, ft.sgd(0.1))
     acc = step.gradients(ft.TrainState.create(parameters(), step.tx), batch)
     assert isinstance(acc, Gradients)
-    doubled = acc + acc
-    assert all(map(torch.equal, tree.leaves(doubled.grads), tree.leaves(acc.grads)))
+    assert all(map(torch.equal, tree.leaves((acc + acc).grads), tree.leaves(acc.grads)))

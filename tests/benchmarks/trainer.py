@@ -35,9 +35,8 @@ def run(small: bool) -> list[Row]:
         return metrics["loss"]
 
     def trained() -> None:
-        trainer = ft.Trainer(model, tx, loader, loss_fn=F.cross_entropy, max_epochs=1)
         with contextlib.redirect_stderr(io.StringIO()):  # its lines are made, and go nowhere
-            trainer.train()
+            ft.Trainer(model, tx, loader, loss_fn=F.cross_entropy, max_epochs=1).train()
 
     times = interleave({"Trainer": trained, "bare loop": bare}, rounds=3 if small else 15, warmup=1)
     what = f"Trainer / bare loop, an epoch of {updates} updates of a perceptron with 3 layers"

@@ -1,0 +1,306 @@
+"""`ft.jit`: one compiled graph that writes its results into the state it was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+import functrain as ft
+from functrain import tree
+from functrain.tree import Tree
+from tests.networks import NormNet, points
+from tests.test_step import P, linear, same, started
+
+AGAIN = (
+    "{}: this state was donated to a compiled call, which wrote the next state into its memory; "
+    "hint: go on with the state that call returned, or compile with ft.jit(step, donate=False)"
+)
+
+
+@pytest.fixture(autouse=True)
+def graphs_of_this_test_alone() -> None:
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def jit(fn: Any, **options: Any) -> Any:
+    return ft.jit(fn, backend="aot_eager", **options)
+
+
+def graphs() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def run(step: Any, state: ft.TrainState, updates: int = 4, rows: int = 12) -> tuple[ft.TrainState, list[Any]]:
+    seen = []
+    for seed in range(updates):
+        state, metrics = step(state, points(rows, seed))
+        seen.append(metrics)
+    return state, seen
+
+
+def network(dropout: float = 0.0, **options: Any) -> tuple[Any, Any]:
+    """A step over a module with BatchNorm, and a function that makes its first state."""
+    torch.manual_seed(0)
+    model = ft.functionalize(NormNet(dropout))
+    tx = ft.adamw(lambda t: 1e-2 / (1 + t))
+    step = ft.train_step(model.loss(F.mse_loss), tx, **options)
+    return step, lambda seed=0: ft.TrainState.create(model, tx, seed=seed)
+
+
+# --- compiled is eager
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"accumulate": 3, "max_grad_norm": 0.1}, {"precision": "bf16"}, {"precision": ft.Precision(torch.float64)}],
+    ids=["plain", "accumulated and clipped", "bf16", "cast"],
+)
+def test_compiled_is_eager_over_several_steps(options: Any) -> None:
+    step, first = network(**options)
+    (eager, seen), (compiled, seen_compiled) = run(step, first()), run(jit(step), first())
+    assert tree.paths(eager) == tree.paths(compiled)
+    for a, b in zip(tree.leaves((compiled, seen_compiled)), tree.leaves((eager, seen)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_reproducible_by_the_seed() -> None:
+    step, first = network(0.5)
+    fast = jit(step)
+    found = []
+    for seed, noise in ((1, 0), (1, 99), (2, 0)):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        found.append(run(fast, first(seed))[0].params)
+        assert torch.equal(torch.get_rng_state(), before)
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+
+
+def test_a_stream_of_micro_batches_is_the_window() -> None:
+    x, y = points(12)
+    step, state = (made := network())[0], made[1]()
+    whole, _ = network(accumulate=3)[0](made[1](), (x, y))
+    fast, acc = jit(step), None
+    for piece in zip(x.chunk(3), y.chunk(3), strict=True):
+        acc = fast.gradients(state, piece, acc)
+    new, metrics = fast.apply(state, acc)
+    for a, b in zip(tree.leaves(new), tree.leaves(whole), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+    assert metrics["skipped"].item() == 0
+
+
+def test_a_skip_leaves_parameters_and_state_as_they_were() -> None:
+    step, state = started(ft.adamw(0.1), precision="fp16")
+    fast = jit(step)
+    state, _ = fast(state, torch.ones(1, 2))
+    before = tree.map(torch.clone, state)
+    new, metrics = fast(state, torch.full((1, 2), float("nan")))
+    assert same((new.params, new.opt_state), (before.params, before.opt_state))
+    assert (metrics["skipped"].item(), metrics["loss_scale"].item(), new.guard.scale.item()) == (1, 2.0**16, 2.0**15)
+
+
+# --- graphs
+
+
+def test_nothing_is_compiled_again_as_step_rate_and_scale_change() -> None:
+    tx = ft.inject_hyperparams(ft.adamw)(learning_rate=0.1)
+    step, state = started(tx, precision="fp16", accumulate=2)
+    fast = jit(step)
+    state, _ = fast(state, torch.ones(4, 2))
+    once = graphs()
+    assert once == 3  # the first micro-step, the folding one, the update
+    for i in range(3):
+        state = ft.tree.set(state, learning_rate=0.1 / (i + 2), scale=2.0**i)
+        state, metrics = fast(state, torch.ones(4, 2))
+        assert metrics["learning_rate"].item() == pytest.approx(0.1 / (i + 2))
+    assert (state.step.item(), graphs()) == (4, once)
+
+
+def test_a_plain_function_is_compiled_whole() -> None:
+    f = jit(ft.value_and_grad(linear))
+    x = torch.ones(3, 2)
+    assert same(f(P, x), ft.value_and_grad(linear)(P, x))
+    assert graphs() == 1
+
+
+# --- donation
+
+
+def test_the_new_state_is_in_the_memory_of_the_old() -> None:
+    step, first = network()
+    state = first()
+    places = [x.data_ptr() for x in tree.leaves((state.params, state.opt_state, state.buffers))]
+    new, _ = jit(step)(state, points())
+    assert [x.data_ptr() for x in tree.leaves((new.params, new.opt_state, new.buffers))] == places
+
+
+def test_a_donated_state_is_refused_at_every_entry() -> None:
+    step, state = started(ft.adamw(0.1))
+    fast, x = jit(step), torch.ones(3, 2)
+    acc = step.gradients(state, x)
+    new, _ = fast(state, x)
+    for where, call in {
+        "step": [lambda: fast(state, x), lambda: step(state, x)],
+        "step.gradients": [lambda: fast.gradients(state, x), lambda: step.gradients(state, x)],
+        "step.apply": [lambda: fast.apply(state, acc), lambda: step.apply(state, acc)],
+    }.items():
+        for c in call:
+            with pytest.raises(RuntimeError, match="donated") as error:
+                c()
+            assert str(error.value) == AGAIN.format(where)
+    fast(new, x)
+
+
+def test_a_donated_window_is_refused() -> None:
+    step, state = started(ft.sgd(0.1))
+    fast, x = jit(step), torch.ones(3, 2)
+    first = fast.gradients(state, x)
+    fast.gradients(state, x, first)
+    with pytest.raises(RuntimeError) as error:
+        fast.gradients(state, x, first)
+    assert str(error.value) == AGAIN.format("step.gradients")
+
+
+def test_without_donation_the_old_state_is_bitwise_as_it_was() -> None:
+    for options in ({}, {"accumulate": 2}):
+        step, first = network(**options)
+        state = first()
+        before, fast = tree.map(torch.clone, state), jit(step, donate=False)
+        once, again = fast(state, points()), fast(state, points())
+        assert same(state, before)
+        assert same(once, again)
+
+
+def test_a_call_that_fails_has_consumed_its_state() -> None:
+    def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        return (x @ p["w"]).mean()
+
+    step, state = started(ft.adamw(0.1), loss)
+    fast = jit(step)
+    with pytest.raises(Exception, match="size mismatch|must match|dimension"):
+        fast(state, torch.ones(3, 5))
+    with pytest.raises(RuntimeError) as error:
+        fast(state, torch.ones(3, 2))
+    assert str(error.value) == AGAIN.format("step")
+
+
+def test_a_stream_writes_to_no_batch_and_to_no_state() -> None:
+    """A weight that is the batch's own tensor, a log that is a parameter, a gradient that is one number expanded."""
+
+    def loss(p: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Any]:
+        return {"loss": (p["w"].sum() + p["b"] * 0, batch["n"]), "b": p["b"]}
+
+    step, state = started(ft.sgd(0.1), loss)
+    batches = [{"n": torch.tensor(3.0)}, {"n": torch.tensor(5.0)}]
+    fast, acc = jit(step), None
+    before = tree.map(torch.clone, (state, batches))
+    for batch in batches:
+        acc = fast.gradients(state, batch, acc)
+    assert same((state, batches), before)
+    assert acc.weight.item() == 8
+    assert acc.grads["w"].tolist() == [0.25, 0.25]
+
+
+def test_metrics_outlive_the_next_call() -> None:
+    step, state = started(ft.sgd(lambda t: 1.0 + t), precision="fp16")
+    _, seen = run(jit(step), state, updates=0)
+    fast = jit(step)
+    for _ in range(3):
+        state, metrics = fast(state, torch.ones(1, 2))
+        seen.append(metrics)
+    assert [m["learning_rate"].item() for m in seen] == [1, 2, 3]
+
+
+def test_a_state_with_one_tensor_in_two_places_is_parted_before_it_is_written_to() -> None:
+    step, state = started(ft.adamw(0.1))
+    zero = torch.zeros(2)
+    moments = ft.tree.set(state, mu={"w": zero, "b": torch.zeros(())}, nu={"w": zero, "b": torch.zeros(())})
+    new, _ = jit(step)(moments, torch.ones(1, 2))
+    expected, _ = started(ft.adamw(0.1))[0](state, torch.ones(1, 2))
+    assert same(new.opt_state, expected.opt_state)
+
+
+# --- update_and_apply
+
+
+def last_parameters() -> ft.GradientTransformation:
+    """Its state is the parameters before the update: old tensors in other places."""
+
+    def update(g: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
+        return tree.map(lambda x: -x, g), {"last": params}
+
+    return ft.GradientTransformation(lambda params: {"last": params}, update)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.inductor)])
+def test_a_rule_alone_is_its_eager_self_and_donates_all_but_the_gradients(backend: str) -> None:
+    for tx in (last_parameters(), *([ft.adamw(0.1)] if backend == "aot_eager" else [])):
+        eager, fast = ft.update_and_apply(tx), ft.jit(ft.update_and_apply(tx), backend=backend)
+        grads = {"w": torch.tensor([1.0, -2.0]), "b": torch.tensor(0.5)}
+        kept = tree.map(torch.clone, grads)
+        params, mine = tree.map(torch.clone, P), tree.map(torch.clone, P)
+        state, my_state = tx.init(params), tx.init(mine)
+        place = mine["w"].data_ptr()
+        for _ in range(3):
+            params, state = eager(grads, state, params)
+            mine, my_state = fast(grads, my_state, mine)
+        assert mine["w"].data_ptr() == place
+        assert same(grads, kept)
+        for a, b in zip(tree.leaves((mine, my_state)), tree.leaves((params, state)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_donated_state_of_a_rule_is_refused() -> None:
+    tx = ft.adamw(0.1)
+    fast = jit(ft.update_and_apply(tx))
+    params = tree.map(torch.clone, P)
+    state = tx.init(params)
+    fast(P, state, params)
+    for call in (fast, ft.update_and_apply(tx)):
+        with pytest.raises(RuntimeError) as error:
+            call(P, state, params)
+        assert str(error.value) == AGAIN.format("update_and_apply")
+
+
+def test_a_rule_without_donation_leaves_its_arguments() -> None:
+    tx = ft.adamw(0.1)
+    state = tx.init(P)
+    before = tree.map(torch.clone, (P, state))
+    jit(ft.update_and_apply(tx), donate=False)(P, state, P)
+    assert same((P, state), before)
+
+
+# --- errors, and inductor
+
+
+def test_a_rule_that_needs_value_fn_is_refused() -> None:
+    tx = ft.GradientTransformation(lambda p: (), lambda u, s, p=None, *, value_fn=None: (u, s), needs=("value_fn",))
+    with pytest.raises(NotImplementedError, match="value_fn") as error:
+        ft.jit(ft.train_step(linear, tx))
+    assert str(error.value) == (
+        f"jit: {tx} needs value_fn, which a compiled step cannot call; hint: ft.jit the loss, not the step"
+    )
+
+
+@pytest.mark.inductor
+def test_inductor_is_eager_reproducible_and_says_that_it_compiles(capsys: pytest.CaptureFixture[str]) -> None:
+    step, first = network(accumulate=2)
+    fast = ft.jit(step)
+    eager, _ = run(step, first(), updates=2)
+    compiled, _ = run(fast, first(), updates=2)
+    again, _ = run(fast, first(), updates=2)
+    assert same(compiled, again)
+    for a, b in zip(tree.leaves(compiled), tree.leaves(eager), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in said] == [
+        "functrain: compiling the micro-step",
+        "functrain: compiling the folding micro-step",
+        "functrain: compiling the update",
+    ]
