@@ -4,7 +4,10 @@ Optimizers are pure `init`/`update` functions over trees of parameters, the trai
 Trainer drives it.
 """
 
-from functrain import checkpoint, plot, schedules, tree
+import importlib
+import types
+
+from functrain import checkpoint, schedules, tree
 from functrain.base import (
     GradientTransformation,
     apply_updates,
@@ -33,6 +36,7 @@ from functrain.gradient import value_and_grad
 from functrain.optimizers.adaptive import adam, adamw, lion, nadam, nadamw, rmsprop
 from functrain.optimizers.momentum import sgd
 from functrain.precision import Precision
+from functrain.run.journal import NonFiniteError
 from functrain.seeding import seeded
 from functrain.state import TrainState
 from functrain.step import train_step
@@ -52,7 +56,7 @@ from functrain.transforms.scale import scale, scale_by_learning_rate, scale_by_s
 __version__ = "0.1.0"
 
 __all__ = [
-    "CheckpointError", "GradientTransformation", "MultiSteps", "Precision", "TrainState", "Trainer", "__version__",
+    "CheckpointError", "GradientTransformation", "MultiSteps", "NonFiniteError", "Precision", "TrainState", "Trainer", "__version__",
     "adam", "adamw", "add_decayed_weights", "apply_if_finite", "apply_updates", "chain", "checkpoint", "clip",
     "clip_by_block_rms", "clip_by_global_norm", "conditionally_mask", "conditionally_transform", "ema", "freeze",
     "functionalize", "has_updated", "identity", "inject_hyperparams", "jit", "lion", "mask_by", "masked", "nadam",
@@ -61,3 +65,10 @@ __all__ = [
     "scale_by_stddev", "schedules", "seeded", "selective_transform", "set_to_zero", "sgd", "skip_large_updates",
     "skip_not_finite", "stateless", "trace", "train_step", "tree", "update_and_apply", "value_and_grad",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> types.ModuleType:
+    """`plot` is imported when it is asked for, so that `python -m functrain.plot` runs it once."""
+    if name == "plot":
+        return importlib.import_module("functrain.plot")
+    raise AttributeError(f"module 'functrain' has no attribute {name!r}")

@@ -63,13 +63,24 @@ class _Graph:
     """A function compiled whole, with what can go wrong put right."""
 
     def __init__(self, fn: Callable[..., object], backend: str, name: str) -> None:
-        self.call = torch.compile(fn, fullgraph=True, backend=backend)
+        def unboxed(boxed: list[bool], args: Tree, kwargs: dict[str, object]) -> object:
+            leaves = [x.view(()) if b else x for x, b in zip(tree.leaves((args, kwargs)), boxed, strict=True)]
+            args, kwargs = tree.unflatten((args, kwargs), leaves)
+            return fn(*cast("tuple[object, ...]", args), **kwargs)  # args are those of __call__
+
+        self.call = torch.compile(unboxed, fullgraph=True, backend=backend)
         self.name, self.backend, self.calls = name, backend, 0
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.calls += 1
+        # A graph takes a 0-dim float64 tensor on the CPU for a Python number: torch 2.13 traces twice for one, and
+        # drops what is written to it. So each goes in as a view of one dimension.
+        leaves = tree.leaves((args, kwargs))
+        boxed = [isinstance(x, Tensor) and x.dtype == torch.float64 and not x.dim() and x.is_cpu for x in leaves]
+        leaves = [x.view(1) if b else x for x, b in zip(leaves, boxed, strict=True)]
+        args, kwargs = tree.unflatten((args, kwargs), leaves)
         with _hooks_as_found(), _announced(self.name, self.backend, self.calls == 1):
-            return self.call(*args, **kwargs)
+            return self.call(boxed, args, kwargs)
 
 
 class CompiledStep(Step):
@@ -196,10 +207,8 @@ def _given(old: Tree, new: Tree, donate: bool) -> Tree:
     pairs = list(zip(places, values, strict=True))
     pairs = [(a, torch.where(b == b, b, b) if id(b) in inputs and b is not a else b) for a, b in pairs]
     for a, b in pairs:
-        if a is not b and a.dim():
+        if a is not b:
             a.copy_(b)
-        elif a is not b:  # through a view: torch 2.13 drops a write to a 0-dim float64 input of a graph, silently
-            a.view(1).copy_(b.view(1))
     return ()
 
 

@@ -26,20 +26,20 @@ from torch import nn
 from functrain import checkpoint, tree
 from functrain.base import GradientTransformation
 from functrain.bridge.modules import Model, functionalize
-from functrain.cadence import Cadence
 from functrain.compile import jit
 from functrain.donation import check
-from functrain.evaluation import Evaluation
-from functrain.feed import Feed
-from functrain.journal import Journal
 from functrain.logging import Console, Logger, Record, header
 from functrain.precision import Precision, PrecisionLike, policy
-from functrain.progress import Progress, read_progress
-from functrain.recipe import as_config, check_supported, choose_loss, choose_precision, place_model, update_from
-from functrain.rundir import RunDirectory, choose_checkpoint
+from functrain.run.cadence import Cadence
+from functrain.run.directory import RunDirectory, choose_checkpoint
+from functrain.run.evaluation import Evaluation
+from functrain.run.feed import Feed
+from functrain.run.journal import Journal
+from functrain.run.progress import Progress, read_progress
+from functrain.run.recipe import as_config, check_supported, choose_loss, choose_precision, place_model, update_from
+from functrain.run.stopping import Stop, stop_on_signals
 from functrain.state import TrainState
 from functrain.step import train_step
-from functrain.stopping import Stop, stop_on_signals
 
 Callback = Callable[[str, "Trainer"], object]
 

@@ -152,7 +152,7 @@ def test_the_corrected_mean_is_linear_in_the_gradients(
     dtype: torch.dtype, data: st.DataObject, decay: float, a: float
 ) -> None:
     xs = data.draw(histories(dtype))
-    ys = [data.draw(strategies.tensors(dtype, xs[0].shape, ENTRIES))] + xs[:-1]
+    ys = [data.draw(strategies.tensors(dtype, xs[0].shape, ENTRIES)), *xs[:-1]]
     tx = ft.ema(decay)
     (u, v, w) = (run(tx, gs)[0][-1].double() for gs in (xs, ys, [x + a * y for x, y in zip(xs, ys, strict=True)]))
     size = torch.stack(xs).double().abs().amax(0) + abs(a) * torch.stack(ys).double().abs().amax(0)
@@ -188,7 +188,7 @@ def test_adams_first_update_is_the_rate_times_g_over_abs_g_plus_eps(
 def test_without_eps_adam_does_not_feel_a_power_of_two_bit_for_bit(
     dtype: torch.dtype, data: st.DataObject, b1: float, b2: float, power: int, nesterov: bool
 ) -> None:
-    """Where a gradient vanishes and β₂ remembers none before it, the mean is divided by zero: of that there is no law."""
+    """Of gradients that are not zero: where β₂ remembers zeros alone, and β₁ more, the mean is divided by zero."""
     gs = data.draw(histories(dtype, 8, NOT_ZERO))
     tx = ft.scale_by_adam(b1, b2, eps=0.0, nesterov=nesterov)
     assert all(map(torch.equal, run(tx, gs)[0], run(tx, [g * 2.0**power for g in gs])[0]))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from functrain.feed import known_length, to_device
-from functrain.streams import capture, restore, streams, to_json
+from functrain.run.feed import known_length, to_device
+from functrain.run.streams import capture, restore, streams, to_json
 
 META = torch.device("meta")  # another device, that every machine has
 

@@ -14,8 +14,8 @@ try:
 except ImportError as error:
     raise ImportError("functrain.testing needs hypothesis; hint: pip install hypothesis") from error
 
-from functrain.testing import strategies
+from functrain.testing import laws, strategies
 
-__all__ = ["strategies"]
+__all__ = ["laws", "strategies"]
 
 del _hypothesis

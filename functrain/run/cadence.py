@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from functrain.feed import Place
 from functrain.ranges import positive, positive_int
+from functrain.run.feed import Place
 
 
 class Cadence(NamedTuple):

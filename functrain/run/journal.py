@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from functrain.feed import Feed
 from functrain.precision import Guard
+from functrain.run.feed import Feed
 
 
 class NonFiniteError(FloatingPointError):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from functrain.loss import length
 from functrain.paths import children, rebuild
-from functrain.streams import States, capture, restore, streams, to_json, warn_of_changes
+from functrain.run.streams import States, capture, restore, streams, to_json, warn_of_changes
 
 _END = object()
 

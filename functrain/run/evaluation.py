@@ -9,11 +9,11 @@ from torch import Tensor
 
 from functrain.bridge.modules import ModelLoss
 from functrain.counter import wide
-from functrain.feed import known_length, to_device
 from functrain.loss import run
 from functrain.precision import Precision
+from functrain.run.feed import known_length, to_device
+from functrain.run.streams import capture, restore, streams
 from functrain.state import TrainState
-from functrain.streams import capture, restore, streams
 from functrain.window import casts
 
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from functrain.base import GradientTransformation
 from functrain.checkpoint import CheckpointError, Contents
-from functrain.feed import Place
 from functrain.logging import Record
-from functrain.recipe import outline
-from functrain.streams import States
+from functrain.run.feed import Place
+from functrain.run.recipe import outline
+from functrain.run.streams import States
 
 T = TypeVar("T")
 

@@ -1,0 +1,279 @@
+"""The laws that every transformation keeps, each a function that raises `LawBroken`.
+
+    laws.check_all(my_rule(0.9))
+
+tries all of them on trees, gradients and dtypes that Hypothesis draws, and reports the smallest counterexample it
+finds: the law, the leaf, the numbers. They work in and out of pytest.
+
+Arguments that mean the same everywhere:
+    tx: the transformation.
+    params: a Hypothesis strategy for the parameters, where a rule takes only some (matrices, say); None is any tree.
+    examples: how many trials; a third of what the Hypothesis profile says if None.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection
+
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from functrain import tree
+from functrain.base import GradientTransformation, apply_updates, identity, update_and_apply
+from functrain.combinators.chain import chain
+from functrain.holes import punch
+from functrain.paths import children
+from functrain.testing.trial import LawBroken, Step, Trial, close, compare, extras, for_all, leaf_name, run, show
+from functrain.testing.writes import Guard
+from functrain.transforms.momentum import trace
+from functrain.transforms.scale import scale
+from functrain.tree import Tree
+
+__all__ = [
+    "LAWS", "LawBroken", "check_all", "check_associative", "check_compiled", "check_differentiable", "check_finite",
+    "check_local", "check_neutral", "check_pure", "check_saved", "check_stable", "check_vmap",
+]  # fmt: skip
+
+Params = SearchStrategy[Tree]
+
+
+def check_pure(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """`update` writes to none of its arguments, and equal arguments give equal results, bit for bit."""
+
+    def law(trial: Trial) -> None:
+        p, state = trial.params, tx.init(trial.params)
+        for grads in trial.history:
+            extra = extras(tx, p, grads)
+            with Guard(updates=grads, state=state, params=p, extra=extra) as guard:
+                updates, new = tx.update(grads, state, p, **extra)
+            if guard.complaint:
+                raise LawBroken("pure", tx, guard.complaint)
+            again, other = tx.update(grads, state, p, **extra)
+            after = apply_updates(p, updates)
+            first, second = Step(updates, new, after), Step(again, other, apply_updates(p, again))
+            compare("pure", tx, ("update", [first]), ("the same update again", [second]))
+            p, state = after, new
+
+    for_all(law, params, examples)
+
+
+def check_stable(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """Updates are like the gradients, and the state stays what `init` made: structure, shapes, dtypes and devices.
+
+    Every leaf of a state is a tensor, and its containers are dict, list, tuple and NamedTuple.
+    """
+
+    def law(trial: Trial) -> None:
+        state = tx.init(trial.params)
+        _check_state(tx, state)
+        for t, (grads, step) in enumerate(zip(trial.history, run(tx, trial.params, trial.history), strict=True), 1):
+            _check_like(tx, f"the updates of step {t}", step.updates, "the gradients", grads)
+            _check_like(tx, f"the state after step {t}", step.state, "that of init", state)
+
+    for_all(law, params, examples)
+
+
+def _check_state(tx: GradientTransformation, state: Tree) -> None:
+    below = children(state)
+    if state is None:
+        raise LawBroken("stable", tx, "has None in its state; hint: an empty place is ()")
+    if below is None and not isinstance(state, Tensor):
+        raise LawBroken("stable", tx, f"has a {type(state).__name__} in its state; hint: every leaf is a tensor")
+    for _, child in below or ():
+        _check_state(tx, child)
+
+
+def _check_like(tx: GradientTransformation, what: str, new: Tree, than: str, old: Tree) -> None:
+    if tree.keys(new) != tree.keys(old):
+        missing = sorted(set(tree.keys(new)) ^ set(tree.keys(old)))
+        raise LawBroken("stable", tx, f"changes structure: {what} and {than} differ in {missing or 'their order'}")
+    for path, a, b in zip(tree.paths(new), tree.leaves(new), tree.leaves(old), strict=True):
+        here, there = ((x.dtype, tuple(x.shape), x.device.type) for x in (a, b))
+        if here != there:
+            kinds = " not ".join(f"{dtype} {shape} on {device}" for dtype, shape, device in (here, there))
+            raise LawBroken("stable", tx, f"changes {leaf_name(path)}: in {what} it is {kinds} as in {than}")
+
+
+def check_local(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """A leaf alone gives what it gives in the tree, bit for bit. Asked only of those that say they are `local`."""
+
+    def law(trial: Trial) -> None:
+        together = run(tx, trial.params, trial.history)
+        n = len(tree.leaves(trial.params))
+        for i in range(n if n > 1 else 0):
+            only = tree.unflatten(trial.params, [True if j == i else () for j in range(n)])
+            alone = run(tx, punch(trial.params, only), [punch(g, only) for g in trial.history])
+            among = [Step(punch(s.updates, only), (), punch(s.params, only)) for s in together]
+            compare("local", tx, ("alone, it", alone), ("in the tree", among))
+
+    if tx.local:
+        for_all(law, params, examples)
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_finite(tx: GradientTransformation) -> None:
+    """Gradients of zero, of the dtype's smallest numbers and of √max / 8 give finite updates, in every float dtype."""
+    for dtype in FLOATS:
+        info = torch.finfo(dtype)
+        params: Tree = {"w": torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=dtype), "b": torch.ones((), dtype=dtype)}
+        for size in (0.0, info.smallest_normal, info.eps * info.smallest_normal, info.max**0.5 / 8):
+            grads = tree.map(lambda p, size=size: (2 * (p > 0) - 1) * torch.full_like(p, size), params)
+            for t, step in enumerate(run(tx, params, [grads, grads, tree.zeros_like(grads)]), 1):
+                for path, u in zip(tree.paths(step.updates), tree.leaves(step.updates), strict=True):
+                    if not u.isfinite().all():
+                        what = f"gives {show(u)} for {leaf_name(path)} at step {t}, under gradients of {size:.3g}"
+                        raise LawBroken("finite", tx, f"{what} in {dtype}")
+
+
+def _example(dtype: torch.dtype = torch.float64) -> Trial:
+    """A small tree that has a matrix, a vector and a number, and three gradients: where one trial is enough."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"w": (3, 2), "b": (2,), "s": ()}
+    first, *rest = [
+        {name: torch.randn(shape, dtype=dtype, generator=draw) for name, shape in shapes.items()} for _ in range(4)
+    ]
+    return Trial(first, list(rest))
+
+
+def check_compiled(tx: GradientTransformation, backend: str = "aot_eager") -> None:
+    """Compiled into one graph, without a break, it computes the same, and one graph serves all updates.
+
+    Clears torch.compile's caches: all rules are the same code to it, with other guards.
+
+    Args:
+        backend: of torch.compile.
+    """
+    graphs = []
+    torch._dynamo.reset()
+    inner = torch._dynamo.lookup_backend(backend)
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(graph)
+        return inner(graph, inputs)
+
+    params, history = _example()
+    step = torch.compile(update_and_apply(tx), backend=counting, fullgraph=True)
+    p, state, steps = params, tx.init(params), []
+    for grads in history:
+        p, state = step(grads, state, p, **extras(tx, p, grads))
+        steps.append(Step((), state, p))
+    expected = [s._replace(updates=()) for s in run(tx, params, history)]
+    compare("compiled", tx, ("compiled, it", steps), ("in eager mode", expected), close)
+    if len(graphs) != 1:
+        raise LawBroken("compiled", tx, f"is compiled {len(graphs)} times in {len(history)} updates, not once")
+
+
+def check_vmap(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """Under `torch.func.vmap` it computes what a loop does, up to rounding."""
+
+    def step(grads: Tree, state: Tree, p: Tree) -> Step:
+        updates, state = tx.update(grads, state, p, **extras(tx, p, grads))
+        return Step(updates, state, apply_updates(p, updates))
+
+    def law(trial: Trial) -> None:
+        if not tree.leaves(trial.params):
+            return
+        members = [trial, Trial(trial.params, trial.history[::-1])]
+        p, state = (tree.stack([f(m.params) for m in members]) for f in (lambda p: p, tx.init))
+        mapped = []
+        for grads in zip(*(m.history for m in members), strict=True):
+            at = torch.func.vmap(step)(tree.stack(grads), state, p)
+            mapped.append(at)
+            state, p = at.state, at.params
+        for i, member in enumerate(members):
+            ours = [tree.map(lambda x, i=i: x[i], s) for s in mapped]
+            compare("vmap", tx, ("mapped, it", ours), ("in a loop", run(tx, *member)), close)
+
+    for_all(law, params, examples)
+
+
+def check_neutral(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """`identity()` before or after it in a chain changes nothing, bit for bit."""
+
+    def law(trial: Trial) -> None:
+        expected = ("without it", run(tx, *trial))
+        compare("neutral", tx, ("after identity(), it", run(chain(identity(), tx), *trial)), expected)
+        compare("neutral", tx, ("before identity(), it", run(chain(tx, identity()), *trial)), expected)
+
+    for_all(law, params, examples)
+
+
+def check_associative(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """How a chain is bracketed does not matter, bit for bit."""
+    before, after = trace(0.5), scale(-0.5)
+
+    def law(trial: Trial) -> None:
+        flat = ("as chain(a, it, b)", run(chain(before, tx, after), *trial))
+        compare("associative", tx, ("as chain(chain(a, it), b)", run(chain(chain(before, tx), after), *trial)), flat)
+        compare("associative", tx, ("as chain(a, chain(it, b))", run(chain(before, chain(tx, after)), *trial)), flat)
+
+    for_all(law, params, examples)
+
+
+def check_saved(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
+    """A state that was written, and read with `weights_only=True`, goes on as if nothing had happened, bit for bit."""
+
+    def law(trial: Trial) -> None:
+        steps = run(tx, *trial)
+        file = io.BytesIO()
+        torch.save(dict(zip(tree.keys(steps[0].state), tree.leaves(steps[0].state), strict=True)), file)
+        file.seek(0)
+        leaves = torch.load(file, weights_only=True)
+        state = tree.unflatten(tx.init(trial.params), [leaves[key] for key in tree.keys(steps[0].state)])
+        later = run(tx, steps[0].params, trial.history[1:], state)
+        compare("saved", tx, ("read back, it", later), ("untouched", steps[1:]))
+
+    for_all(law, params, examples)
+
+
+def check_differentiable(tx: GradientTransformation) -> None:
+    """Its derivative through three updates is that of finite differences, and finite where gradients are zero."""
+    params, history = _example()
+    weights = tree.map(lambda p: torch.linspace(1, 2, p.numel(), dtype=p.dtype).view(p.shape), params)
+
+    def f(history: Tree) -> Tensor:
+        ends = run(tx, params, history if isinstance(history, list) else [])
+        products = [(u * w).sum() for s in ends for u, w in zip(*map(tree.leaves, (s.updates, weights)), strict=True)]
+        return torch.stack(products).sum()
+
+    slope = torch.func.grad(f)(history)
+    for zero in (history, tree.zeros_like(history)):
+        for path, d in zip(tree.paths(zero), tree.leaves(torch.func.grad(f)(zero)), strict=True):
+            if not d.isfinite().all():
+                at = "zero gradients" if zero is not history else "any gradients"
+                raise LawBroken("differentiable", tx, f"has derivative {show(d)} in {leaf_name(path)} at {at}")
+    h = 1e-6
+    forwards, back = (tree.map(lambda g, s, h=h: g + h * s, history, slope) for h in (h, -h))
+    measured, squared = (f(forwards) - f(back)) / (2 * h), tree.norm(slope).square()
+    if not torch.isclose(measured, squared, rtol=1e-4, atol=1e-8):
+        raise LawBroken(
+            "differentiable", tx, f"has squared slope {show(squared)}; finite differences: {show(measured)}"
+        )
+
+
+LAWS: dict[str, Callable[..., None]] = {
+    name: globals()[f"check_{name}"]
+    for name in "pure stable local finite vmap neutral associative saved differentiable compiled".split()
+}
+
+
+def check_all(tx: GradientTransformation, exempt: Collection[str] = (), params: Params | None = None) -> None:
+    """Every law: a rule that passes takes part in all that functrain does.
+
+    Args:
+        exempt: names of laws that do not hold by definition: `"finite"` for a rule that divides by a variance.
+
+    Raises:
+        LawBroken: a law is broken; the message names it.
+        ValueError: there is no law of a name in `exempt`.
+    """
+    unknown = sorted(set(exempt) - set(LAWS))
+    if unknown:
+        raise ValueError(f"check_all: there is no law {unknown[0]!r}; hint: there is {', '.join(LAWS)}")
+    for name, check in LAWS.items():
+        if name not in exempt:
+            check(tx) if name in ("finite", "differentiable", "compiled") else check(tx, params)
