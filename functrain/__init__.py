@@ -56,7 +56,8 @@ from functrain.transforms.scale import scale, scale_by_learning_rate, scale_by_s
 __version__ = "0.1.0"
 
 __all__ = [
-    "CheckpointError", "GradientTransformation", "MultiSteps", "NonFiniteError", "Precision", "TrainState", "Trainer", "__version__",
+    "CheckpointError", "GradientTransformation", "MultiSteps", "NonFiniteError", "Precision", "TrainState", "Trainer",
+    "__version__",
     "adam", "adamw", "add_decayed_weights", "apply_if_finite", "apply_updates", "chain", "checkpoint", "clip",
     "clip_by_block_rms", "clip_by_global_norm", "conditionally_mask", "conditionally_transform", "ema", "freeze",
     "functionalize", "has_updated", "identity", "inject_hyperparams", "jit", "lion", "mask_by", "masked", "nadam",

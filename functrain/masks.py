@@ -1,7 +1,7 @@
 """Masks and labels: which leaves, said by a tree, a prefix of one, or a function of the parameters.
 
-They are structure, not numbers: Python bools, or names. `holes_outside` turns a mask into the form that trees understand, a
-tree like the parameters with holes for the leaves that are left out.
+They are structure, not numbers: Python bools, or names. `holes_outside` turns a mask into the form that trees
+understand, a tree like the parameters with holes for the leaves that are left out.
 """
 
 from __future__ import annotations
