@@ -63,11 +63,12 @@ class _Graph:
     """A function compiled whole, with what can go wrong put right."""
 
     def __init__(self, fn: Callable[..., object], backend: str, name: str) -> None:
-        def unboxed(boxed: list[bool], args: Tree, kwargs: dict[str, object]) -> object:
-            leaves = [x.view(()) if b else x for x, b in zip(tree.leaves((args, kwargs)), boxed, strict=True)]
-            args, kwargs = tree.unflatten((args, kwargs), leaves)
-            return fn(*cast("tuple[object, ...]", args), **kwargs)  # args are those of __call__
+        def unboxed(boxed: Tree, given: tuple[tuple[object, ...], dict[str, object]]) -> object:
+            args, kwargs = tree.map(lambda x, b: x.view(()) if b else x, given, boxed)
+            return fn(*args, **kwargs)
 
+        # A code object of its own: dynamo counts graphs a code object, and gives up at the ninth.
+        unboxed.__code__ = unboxed.__code__.replace(co_name=name)
         self.call = torch.compile(unboxed, fullgraph=True, backend=backend)
         self.name, self.backend, self.calls = name, backend, 0
 
@@ -75,12 +76,14 @@ class _Graph:
         self.calls += 1
         # A graph takes a 0-dim float64 tensor on the CPU for a Python number: torch 2.13 traces twice for one, and
         # drops what is written to it. So each goes in as a view of one dimension.
-        leaves = tree.leaves((args, kwargs))
-        boxed = [isinstance(x, Tensor) and x.dtype == torch.float64 and not x.dim() and x.is_cpu for x in leaves]
-        leaves = [x.view(1) if b else x for x, b in zip(leaves, boxed, strict=True)]
-        args, kwargs = tree.unflatten((args, kwargs), leaves)
+        boxed = tree.map(_is_boxed, (args, kwargs))
+        given = tree.map(lambda x, b: x.view(1) if b else x, (args, kwargs), boxed)
         with _hooks_as_found(), _announced(self.name, self.backend, self.calls == 1):
-            return self.call(boxed, args, kwargs)
+            return self.call(boxed, given)
+
+
+def _is_boxed(x: object) -> bool:
+    return isinstance(x, Tensor) and x.dtype == torch.float64 and not x.dim() and x.is_cpu
 
 
 class CompiledStep(Step):
@@ -115,6 +118,8 @@ class CompiledStep(Step):
 
     def gradients(self, state: TrainState, batch: Tree, acc: Gradients | None = None) -> Gradients:
         """The gradient of a micro-batch, folded into `acc`, which is donated."""
+        if functional():
+            return super().gradients(state, batch, acc)
         check("step.gradients", state.step)
         piece = 0 if acc is None else int(acc.pieces)
         pieces = torch.tensor(piece + 1, dtype=torch.int64)
@@ -130,6 +135,8 @@ class CompiledStep(Step):
 
     def apply(self, state: TrainState, acc: Gradients, **extra: object) -> tuple[TrainState, Metrics]:
         """The update that this window's gradient makes."""
+        if functional():
+            return super().apply(state, acc, **extra)
         check("step.apply", state.step)
         check("step.apply", acc.pieces)
         return self._run(self._last, state, acc._replace(pieces=_HOLE), **extra)
@@ -192,21 +199,18 @@ class CompiledUpdate(UpdateAndApply):
         return params, state
 
     def _update(self, grads: Tree, state: Tree, params: Tree, **extra: object) -> Tree:
-        new = super().__call__(grads, state, params, **extra)
-        return _given((params, state), new, self.donate)
+        new_params, new_state = super().__call__(grads, state, params, **extra)
+        # A rule may keep an old parameter in its state, where it would be overwritten before it is read. It is copied,
+        # but not by `clone`: inductor takes that out again (pytorch issue 198131).
+        kept = tree.map(lambda a, b: b if b is a else torch.where(b == b, b, b), state, new_state)
+        return _given((params, state), (new_params, kept), self.donate)
 
 
 def _given(old: Tree, new: Tree, donate: bool) -> Tree:
     """The result: written into the old tensors and so nothing, or the new ones."""
     if not donate:
         return new
-    places, values = tree.leaves(old), tree.leaves(new)
-    # A rule may return an old tensor in another's place, where it would be overwritten before it is read. It is copied,
-    # but not by `clone`: inductor takes that out again (pytorch issue 198131).
-    inputs = {id(x) for x in places}
-    pairs = list(zip(places, values, strict=True))
-    pairs = [(a, torch.where(b == b, b, b) if id(b) in inputs and b is not a else b) for a, b in pairs]
-    for a, b in pairs:
+    for a, b in zip(tree.leaves(old), tree.leaves(new), strict=True):
         if a is not b:
             a.copy_(b)
     return ()

@@ -38,7 +38,7 @@ EXACT = frozenset(
 
 def run(f: Formula, columns: Columns) -> list[object]:
     """f of the rows of these columns, which correspond leaf by leaf."""
-    if torch.compiler.is_compiling() or not _plain(columns):
+    if not _plain(columns):
         return [alone(f, row) for row in zip(*columns, strict=True)]
     out: list[object] = []
     cut: bool | None = None  # whether f may be computed in pieces: asked once, when it matters

@@ -21,8 +21,9 @@ import torch
 from optree import PyTree, PyTreeSpec
 from torch import Tensor
 
-from functrain import elementwise
+from functrain import elementwise, traced
 from functrain.paths import Path, children, get, keys, paths, readable, rebuild, set, walk
+from functrain.traced import Mismatch
 
 __all__ = [
     "Mismatch", "Tree", "cast_like", "cast_to", "expand", "flatten", "get", "keys", "leaves", "map", "map_with_path",
@@ -35,10 +36,6 @@ T = TypeVar("T")
 _NAMESPACE = "functrain"
 _INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
 _INSERTION_ORDER.__enter__()  # never left: the namespace is ours alone
-
-
-class Mismatch(ValueError):
-    """Two trees that should correspond, leaf by leaf, do not."""
 
 
 # --- structure
@@ -57,7 +54,7 @@ def unflatten(like: T, leaves: Sequence[object]) -> T:
 
 def leaves(tree: Tree) -> list[Tensor]:
     """The leaves, in order."""
-    return flatten(tree)[0]
+    return traced.leaves(tree) if torch.compiler.is_compiling() else flatten(tree)[0]
 
 
 def aligned(tree: Tree, *rest: Tree) -> tuple[PyTreeSpec, list[list[Tensor]]]:
@@ -102,6 +99,8 @@ def map(f: Callable[..., object], tree: T, *rest: Tree) -> T:
     >>> map(lambda a, b: a - b, {"w": torch.tensor(3.0)}, {"w": torch.tensor(1.0)})
     {'w': tensor(2.)}
     """
+    if torch.compiler.is_compiling():
+        return cast("T", traced.map(f, tree, *rest))  # T by structure
     spec, columns = aligned(tree, *rest)
     return cast("T", optree.tree_unflatten(spec, [f(*row) for row in zip(*columns, strict=True)]))  # T by structure
 
@@ -124,8 +123,10 @@ def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
     Raises:
         Mismatch: structures or shapes differ; the message names the leaf.
     """
+    if torch.compiler.is_compiling():
+        return map(lambda *row: elementwise.alone(f, row), tree, *rest)
     spec, columns = aligned(tree, *rest)
-    check = len(columns) > 1 and not torch.compiler.is_compiling()
+    check = len(columns) > 1
     if check and _sizes(columns[0]) != _sizes(*columns[1:]):
         _blame(tree, columns)
     try:
@@ -169,7 +170,7 @@ def cast_to(tree: T, dtype: torch.dtype) -> T:
 
 def cast_like(tree: T, like: Tree) -> T:
     """Each leaf in the dtype of the corresponding leaf of `like`."""
-    return map(lambda x, y: x.to(y.dtype), tree, like)
+    return map(lambda x, y: x if x.dtype == y.dtype else x.to(y.dtype), tree, like)
 
 
 def upcast(tree: T) -> T:

@@ -48,7 +48,7 @@ def network(dropout: float = 0.0, **options: Any) -> tuple[Any, Any]:
     """A step over a module with BatchNorm, and a function that makes its first state."""
     torch.manual_seed(0)
     model = ft.functionalize(NormNet(dropout))
-    tx = ft.adamw(lambda t: 1e-2 / (1 + t))
+    tx = ft.sgd(lambda t: 1e-2 / (1 + t), momentum=0.9)
     step = ft.train_step(model.loss(F.mse_loss), tx, **options)
     return step, lambda seed=0: ft.TrainState.create(model, tx, seed=seed)
 
@@ -58,8 +58,8 @@ def network(dropout: float = 0.0, **options: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"accumulate": 3, "max_grad_norm": 0.1}, {"precision": "bf16"}, {"precision": ft.Precision(torch.float64)}],
-    ids=["plain", "accumulated and clipped", "bf16", "cast"],
+    [{}, {"accumulate": 3, "max_grad_norm": 0.1, "precision": "bf16"}],
+    ids=["plain", "accumulated, clipped, in bf16"],
 )
 def test_compiled_is_eager_over_several_steps(options: Any) -> None:
     step, first = network(**options)
@@ -96,20 +96,20 @@ def test_a_stream_of_micro_batches_is_the_window() -> None:
 
 
 def test_a_skip_leaves_parameters_and_state_as_they_were() -> None:
-    step, state = started(ft.adamw(0.1), precision="fp16")
+    step, state = started(ft.sgd(0.1, momentum=0.9), precision="fp16")
     fast = jit(step)
-    state, _ = fast(state, torch.ones(1, 2))
+    state, _ = fast(ft.tree.set(state, scale=2.0**10), torch.ones(1, 2))
     before = tree.map(torch.clone, state)
     new, metrics = fast(state, torch.full((1, 2), float("nan")))
     assert same((new.params, new.opt_state), (before.params, before.opt_state))
-    assert (metrics["skipped"].item(), metrics["loss_scale"].item(), new.guard.scale.item()) == (1, 2.0**16, 2.0**15)
+    assert (metrics["skipped"].item(), metrics["loss_scale"].item(), new.guard.scale.item()) == (1, 2.0**10, 2.0**9)
 
 
 # --- graphs
 
 
 def test_nothing_is_compiled_again_as_step_rate_and_scale_change() -> None:
-    tx = ft.inject_hyperparams(ft.adamw)(learning_rate=0.1)
+    tx = ft.inject_hyperparams(ft.sgd)(learning_rate=0.1)
     step, state = started(tx, precision="fp16", accumulate=2)
     fast = jit(step)
     state, _ = fast(state, torch.ones(4, 2))
@@ -129,6 +129,12 @@ def test_a_plain_function_is_compiled_whole() -> None:
     assert graphs() == 1
 
 
+def test_ten_compiled_functions_live_in_one_process() -> None:
+    """Dynamo gives up at the ninth graph of one code object."""
+    found = [ft.jit(lambda x, n=n: x * n, backend="eager")(torch.ones(2)) for n in range(10)]
+    assert [x[0].item() for x in found] == list(range(10))
+
+
 # --- donation
 
 
@@ -141,7 +147,7 @@ def test_the_new_state_is_in_the_memory_of_the_old() -> None:
 
 
 def test_a_donated_state_is_refused_at_every_entry() -> None:
-    step, state = started(ft.adamw(0.1))
+    step, state = started(ft.sgd(0.1))
     fast, x = jit(step), torch.ones(3, 2)
     acc = step.gradients(state, x)
     new, _ = fast(state, x)
@@ -168,22 +174,22 @@ def test_a_donated_window_is_refused() -> None:
 
 
 def test_without_donation_the_old_state_is_bitwise_as_it_was() -> None:
-    for options in ({}, {"accumulate": 2}):
-        step, first = network(**options)
-        state = first()
+    for accumulate in (1, 2):
+        step, state = started(ft.sgd(0.1, momentum=0.9), accumulate=accumulate)
         before, fast = tree.map(torch.clone, state), jit(step, donate=False)
-        once, again = fast(state, points()), fast(state, points())
+        once, again = fast(state, torch.ones(4, 2)), fast(state, torch.ones(4, 2))
         assert same(state, before)
         assert same(once, again)
+        assert not same(once[0].params, before.params)
 
 
 def test_a_call_that_fails_has_consumed_its_state() -> None:
     def loss(p: dict[str, Tensor], x: Tensor) -> Tensor:
         return (x @ p["w"]).mean()
 
-    step, state = started(ft.adamw(0.1), loss)
+    step, state = started(ft.sgd(0.1), loss)
     fast = jit(step)
-    with pytest.raises(Exception, match="size mismatch|must match|dimension"):
+    with pytest.raises(torch._dynamo.exc.TorchRuntimeError):
         fast(state, torch.ones(3, 5))
     with pytest.raises(RuntimeError) as error:
         fast(state, torch.ones(3, 2))
@@ -207,23 +213,29 @@ def test_a_stream_writes_to_no_batch_and_to_no_state() -> None:
     assert acc.grads["w"].tolist() == [0.25, 0.25]
 
 
-def test_metrics_outlive_the_next_call() -> None:
-    step, state = started(ft.sgd(lambda t: 1.0 + t), precision="fp16")
-    _, seen = run(jit(step), state, updates=0)
-    fast = jit(step)
-    for _ in range(3):
+def test_metrics_and_state_have_the_rate_that_was_used_and_metrics_outlive_the_next_call() -> None:
+    """torch 2.13 drops, silently, what a graph writes to a 0-dim float64 tensor it was given: such as a rate."""
+    step, state = started(ft.sgd(lambda t: 1.0 + t))
+    fast, seen = jit(step), []
+    for t in range(3):
         state, metrics = fast(state, torch.ones(1, 2))
+        assert ft.tree.get(state.opt_state, "learning_rate").item() == t + 1
         seen.append(metrics)
     assert [m["learning_rate"].item() for m in seen] == [1, 2, 3]
 
 
+def test_a_0_dim_float64_parameter_is_trained() -> None:
+    step, state = started(ft.sgd(0.5), lambda p, x: (p["w"] * x).sum(), {"w": torch.tensor(3.0, dtype=torch.float64)})
+    new, _ = jit(step)(state, torch.tensor([2.0]))
+    assert new.params["w"].item() == 2
+
+
 def test_a_state_with_one_tensor_in_two_places_is_parted_before_it_is_written_to() -> None:
-    step, state = started(ft.adamw(0.1))
-    zero = torch.zeros(2)
-    moments = ft.tree.set(state, mu={"w": zero, "b": torch.zeros(())}, nu={"w": zero, "b": torch.zeros(())})
-    new, _ = jit(step)(moments, torch.ones(1, 2))
-    expected, _ = started(ft.adamw(0.1))[0](state, torch.ones(1, 2))
-    assert same(new.opt_state, expected.opt_state)
+    step, state = started(ft.sgd(0.1, momentum=0.9), lambda p, x: (p["w"] * x).sum(), {"w": torch.zeros(2)})
+    shared = state.params["w"]
+    new, _ = jit(step)(ft.tree.set(state, trace={"w": shared}), torch.ones(2))
+    assert new.params["w"].tolist() == pytest.approx([-0.1, -0.1])
+    assert ft.tree.get(new.opt_state, "trace")["w"].tolist() == [1, 1]
 
 
 # --- update_and_apply
@@ -257,7 +269,7 @@ def test_a_rule_alone_is_its_eager_self_and_donates_all_but_the_gradients(backen
 
 
 def test_a_donated_state_of_a_rule_is_refused() -> None:
-    tx = ft.adamw(0.1)
+    tx = ft.sgd(0.1)
     fast = jit(ft.update_and_apply(tx))
     params = tree.map(torch.clone, P)
     state = tx.init(params)
@@ -269,7 +281,7 @@ def test_a_donated_state_of_a_rule_is_refused() -> None:
 
 
 def test_a_rule_without_donation_leaves_its_arguments() -> None:
-    tx = ft.adamw(0.1)
+    tx = ft.sgd(0.1, momentum=0.9)
     state = tx.init(P)
     before = tree.map(torch.clone, (P, state))
     jit(ft.update_and_apply(tx), donate=False)(P, state, P)

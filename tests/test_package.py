@@ -23,7 +23,7 @@ PACKAGE = ROOT / "functrain"
 # A module imports from lower floors, from its own folder, and, if it is a plain file, from the files beside it on its
 # floor. A name is a file or a folder of functrain/.
 FLOORS = (
-    {"batch", "elementwise", "holes", "paths", "seeding", "tree"},
+    {"batch", "elementwise", "holes", "paths", "seeding", "traced", "tree"},
     {"base", "counter", "donation", "masks", "random", "ranges", "record"},
     {"schedules"},
     {"transforms"},

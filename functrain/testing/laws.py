@@ -13,6 +13,7 @@ Arguments that mean the same everywhere:
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Collection
 
@@ -26,7 +27,7 @@ from functrain.combinators.chain import chain
 from functrain.holes import punch
 from functrain.paths import children
 from functrain.testing.trial import LawBroken, Step, Trial, close, compare, extras, for_all, leaf_name, run, show
-from functrain.testing.writes import Guard
+from functrain.testing.writes import watched
 from functrain.transforms.momentum import trace
 from functrain.transforms.scale import scale
 from functrain.tree import Tree
@@ -46,11 +47,11 @@ def check_pure(tx: GradientTransformation, params: Params | None = None, example
         p, state = trial.params, tx.init(trial.params)
         for grads in trial.history:
             extra = extras(tx, p, grads)
-            with Guard(updates=grads, state=state, params=p, extra=extra) as guard:
-                updates, new = tx.update(grads, state, p, **extra)
-            if guard.complaint:
-                raise LawBroken("pure", tx, guard.complaint)
-            again, other = tx.update(grads, state, p, **extra)
+            call = functools.partial(tx.update, grads, state, p, **extra)
+            (updates, new), complaint = watched(call, updates=grads, state=state, params=p, extra=extra)
+            if complaint:
+                raise LawBroken("pure", tx, complaint)
+            again, other = call()
             after = apply_updates(p, updates)
             first, second = Step(updates, new, after), Step(again, other, apply_updates(p, again))
             compare("pure", tx, ("update", [first]), ("the same update again", [second]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,28 +13,14 @@ from functrain import tree
 from functrain.testing.trial import leaf_name, same, show
 from functrain.tree import Tree
 
+T = TypeVar("T")
 
-class Guard(TorchDispatchMode):
-    """Watches over trees while code runs: no operator may write to their memory, nor code to their containers.
 
-    An operator writes to the arguments that its schema marks as mutable. What was written some other way (through
-    NumPy, say) shows in the numbers afterwards. `complaint` says what happened first, None if nothing did.
-    """
+class _Watch(TorchDispatchMode):
+    """Sees every operator, and compares what its schema marks as written with memory that has an owner."""
 
+    owners: dict[int, str]  # storage -> whose it is
     complaint: str | None = None
-
-    def __init__(self, **trees: Tree) -> None:
-        super().__init__()
-        self.trees = trees
-        self.keys = {role: tree.keys(t) for role, t in trees.items()}
-        self.leaves = {role: [x for x in tree.leaves(t) if isinstance(x, Tensor)] for role, t in trees.items()}
-        self.copies = {role: [x.clone() for x in leaves] for role, leaves in self.leaves.items()}
-        self.owners = {
-            x.untyped_storage()._cdata: f"{leaf_name(path)} of {role}"
-            for role, t in trees.items()
-            for path, x in zip(tree.paths(t), tree.leaves(t), strict=True)
-            if isinstance(x, Tensor)
-        }
 
     def __torch_dispatch__(
         self,
@@ -50,19 +36,6 @@ class Guard(TorchDispatchMode):
                 self.complaint = f"writes to {owner} with {func}"
         return func(*args, **given)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        for role, before in self.keys.items():
-            now = [x for x in tree.leaves(self.trees[role]) if isinstance(x, Tensor)]
-            if tree.keys(self.trees[role]) != before or list(map(id, now)) != list(map(id, self.leaves[role])):
-                self.complaint = self.complaint or f"changes a container of {role}"
-            for key, x, copy in zip(before, self.leaves[role], self.copies[role], strict=False):
-                if not same(x, copy):
-                    what = f"writes to {leaf_name(key)} of {role}: it was {show(copy)}, is {show(x)}"
-                    self.complaint = self.complaint or what
-
 
 def _written(func: torch._ops.OpOverload, args: Sequence[object], kwargs: dict[str, object]) -> Iterator[Tensor]:
     """The tensors that an operator writes to, by its schema."""
@@ -71,6 +44,41 @@ def _written(func: torch._ops.OpOverload, args: Sequence[object], kwargs: dict[s
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[i] if i < len(args) else kwargs.get(argument.name)
-            for x in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(x, Tensor):
-                    yield x
+            yield from (x for x in (value if isinstance(value, list | tuple) else [value]) if isinstance(x, Tensor))
+
+
+def watched(call: Callable[[], T], **trees: Tree) -> tuple[T, str | None]:
+    """The result of `call`, and what it did to one of these trees: the first thing, or None.
+
+    No operator may write to the memory of their leaves, a view of it included, and no code to their containers. What is
+    written past PyTorch (through NumPy, say) shows in the numbers afterwards.
+    """
+    before = {role: _tensors(t) for role, t in trees.items()}
+    copies = {role: {key: x.clone() for key, x in leaves.items()} for role, leaves in before.items()}
+    watch = _Watch()
+    watch.owners = {
+        x.untyped_storage()._cdata: f"{leaf_name(key)} of {role}"
+        for role, leaves in before.items()
+        for key, x in leaves.items()
+    }
+    with watch:
+        result = call()
+    return result, watch.complaint or _changed(trees, before, copies)
+
+
+def _tensors(t: Tree) -> dict[str, Tensor]:
+    pairs = zip(tree.keys(t), tree.leaves(t), strict=True)
+    return {key: x for key, x in pairs if isinstance(x, Tensor)}  # extras hold functions too
+
+
+def _changed(
+    trees: dict[str, Tree], before: dict[str, dict[str, Tensor]], copies: dict[str, dict[str, Tensor]]
+) -> str | None:
+    for role, leaves in before.items():
+        now = _tensors(trees[role])
+        if list(now) != list(leaves) or any(now[key] is not x for key, x in leaves.items()):
+            return f"changes a container of {role}"
+        for key, x in leaves.items():
+            if not same(x, copies[role][key]):
+                return f"writes to {leaf_name(key)} of {role}: it was {show(copies[role][key])}, is {show(x)}"
+    return None
