@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import HealthCheck, is_hypothesis_test, settings
+from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: the oracle needs no accelerator
 
@@ -23,6 +23,8 @@ collect_ignore_glob = ["mutants.py", "benchmarks/*"]
 CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("ci", max_examples=30, derandomize=True, **CALM)
 settings.register_profile("long", max_examples=300, derandomize="CI" in os.environ, print_blob=True, **CALM)
+# Of a planted fault any counterexample will do: it is not made smaller and not explained.
+settings.register_profile("mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate])
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)  # pytest's --hypothesis-profile comes later and wins
 

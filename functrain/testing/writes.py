@@ -19,8 +19,10 @@ T = TypeVar("T")
 class _Watch(TorchDispatchMode):
     """Sees every operator, and compares what its schema marks as written with memory that has an owner."""
 
-    owners: dict[int, str]  # storage -> whose it is
-    complaint: str | None = None
+    def __init__(self, owners: dict[int, str]) -> None:
+        TorchDispatchMode.__init__(self)
+        self.owners = owners  # storage -> whose it is
+        self.complaint: str | None = None
 
     def __torch_dispatch__(
         self,
@@ -55,13 +57,12 @@ def watched(call: Callable[[], T], **trees: Tree) -> tuple[T, str | None]:
     """
     before = {role: _tensors(t) for role, t in trees.items()}
     copies = {role: {key: x.clone() for key, x in leaves.items()} for role, leaves in before.items()}
-    watch = _Watch()
-    watch.owners = {
+    owners = {
         x.untyped_storage()._cdata: f"{leaf_name(key)} of {role}"
         for role, leaves in before.items()
         for key, x in leaves.items()
     }
-    with watch:
+    with _Watch(owners) as watch:
         result = call()
     return result, watch.complaint or _changed(trees, before, copies)
 
