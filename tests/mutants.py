@@ -1,4 +1,4 @@
-"""Faults planted by hand, and the tests that notice them: `python tests/mutants.py`, a few minutes on two cores.
+"""Faults planted by hand, and the tests that notice them: `python tests/mutants.py`, two minutes on two cores.
 
 Each fault is one change of the source; every rule and every guarantee has one at least. It is planted in a copy of the
 working tree, never in the tree itself, and the tests named beside it run there: one of them must fail. On the copy as
@@ -806,11 +806,11 @@ THE_STEP = (
         PRECISION + "test_the_scale_never_grows_to_infinity",
     ),
     mutant(
-        "per example: the sum of gradients is clipped and shown as their mean",
+        "per example: the norm of the sum is shown, not of the mean",
         "step.py",
         "tree.map(lambda g: g.mean(0), acc.grads)",
         "tree.map(lambda g: g.sum(0), acc.grads)",
-        "test_per_example.py::test_the_mean_of_them_is_the_gradient_of_the_mean",
+        "test_per_example.py::test_a_rule_that_clips_each_and_takes_the_mean_is_its_loop",
     ),
     mutant(
         "state: shares the module's memory",
@@ -998,7 +998,7 @@ RUNS = (
         TRAINER + "test_a_loss_that_is_not_finite_is_an_error_at_the_next_look",
     ),
     mutant(
-        "trainer: the best checkpoint is rotated away with the old ones",
+        "trainer: the checkpoint that it was resumed from is rotated away",
         "run/directory.py",
         "if self._protected is None or not os.path.samestat(path.stat(), self._protected):",
         "if self._protected is None or path:",

@@ -119,9 +119,10 @@ def test_a_window_of_k_batches_is_one_batch_of_all_of_them() -> None:
 
 
 def test_no_gradient_crosses_an_epochs_end() -> None:
-    trainer = scalar_trainer(ones(1, 1, 1), grad_accum_steps=2, max_epochs=2)
+    batches = [torch.tensor([x]).double() for x in (1.0, 2.0, 4.0)]
+    trainer = scalar_trainer(batches, grad_accum_steps=2, max_epochs=2)
     trainer.train()
-    assert (trainer.updates, weight(trainer)) == (4, -4.0)
+    assert (trainer.updates, weight(trainer)) == (4, -2 * (1.5 + 4.0))
 
 
 def test_a_rule_that_asks_for_the_loss_again_gets_the_windows() -> None:

@@ -67,11 +67,14 @@ def check_stable(tx: GradientTransformation, params: Params | None = None, examp
     """
 
     def law(trial: Trial) -> None:
-        state = tx.init(trial.params)
-        _check_state(tx, state)
-        for t, (grads, step) in enumerate(zip(trial.history, run(tx, trial.params, trial.history), strict=True), 1):
-            _check_like(tx, f"the updates of step {t}", step.updates, "the gradients", grads)
-            _check_like(tx, f"the state after step {t}", step.state, "that of init", state)
+        p, state = trial.params, tx.init(trial.params)
+        first = state
+        _check_state(tx, first)
+        for t, grads in enumerate(trial.history, 1):
+            updates, state = tx.update(grads, state, p, **extras(tx, p, grads))
+            _check_like(tx, f"the updates of step {t}", updates, "the gradients", grads)
+            _check_like(tx, f"the state after step {t}", state, "that of init", first)
+            p = apply_updates(p, updates)
 
     for_all(law, params, examples)
 
@@ -215,13 +218,14 @@ def check_saved(tx: GradientTransformation, params: Params | None = None, exampl
     """A state that was written, and read with `weights_only=True`, goes on as if nothing had happened, bit for bit."""
 
     def law(trial: Trial) -> None:
-        steps = run(tx, *trial)
+        again = trial.history * 2  # at least two updates
+        steps = run(tx, trial.params, again)
         file = io.BytesIO()
         torch.save(dict(zip(tree.keys(steps[0].state), tree.leaves(steps[0].state), strict=True)), file)
         file.seek(0)
         leaves = torch.load(file, weights_only=True)
         state = tree.unflatten(tx.init(trial.params), [leaves[key] for key in tree.keys(steps[0].state)])
-        later = run(tx, steps[0].params, trial.history[1:], state)
+        later = run(tx, steps[0].params, again[1:], state)
         compare("saved", tx, ("read back, it", later), ("untouched", steps[1:]))
 
     for_all(law, params, examples)
