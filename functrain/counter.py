@@ -35,13 +35,16 @@ def wide(device: torch.device) -> torch.dtype:
 def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
     """1 - βᵗ, the weight that an average of t terms has gathered: a 0-dim tensor in the device's widest float.
 
-    Computed as -expm1(t log β), with the logarithm of β itself: 1 - β**t in float32 loses four digits at t = 1.
+        h = tanh(t log β / 2)          1 - βᵗ = 2 h / (h - 1)
+
+    With the logarithm of β itself this loses no digits, where 1 - β**t in float32 loses four at t = 1. It is
+    -expm1(t log β) by a function that inductor computes once a graph, and not once an entry.
 
     Args:
         decay: β in [0, 1), memory of the average.
         count: t >= 1, terms so far.
     """
     t = count.to(wide(count.device))
-    if isinstance(decay, Tensor):
-        return -torch.expm1(t * torch.log(decay.to(t.dtype)))
-    return -torch.expm1(t * (math.log(decay) if decay else -math.inf))
+    log = torch.log(decay.to(t.dtype)) if isinstance(decay, Tensor) else math.log(decay) if decay else -math.inf
+    h = torch.tanh(t * log / 2)
+    return 2 * h / (h - 1)

@@ -147,7 +147,7 @@ def test_the_weights_of_the_corrected_mean_sum_to_one_and_fall_by_beta_with_age(
 
 
 @wide_floats
-@given(data=st.data(), decay=decays(), a=st.floats(-100, 100))
+@given(data=st.data(), decay=decays(), a=ENTRIES)
 def test_the_corrected_mean_is_linear_in_the_gradients(
     dtype: torch.dtype, data: st.DataObject, decay: float, a: float
 ) -> None:
