@@ -186,6 +186,8 @@ LEFT = torch.tensor(0.3, dtype=torch.float64)
         lambda x: torch.add(LEFT, x, alpha=3),
         lambda x: LEFT.add(x, alpha=3),
         lambda x: torch.sub(LEFT, x, alpha=3),
+        lambda x: LEFT + x,
+        lambda x: LEFT * x,  # in half precision PyTorch rounds a scalar on the left first, and on the right not
         lambda x: LEFT - x,
         lambda x: LEFT / x,
         lambda x: LEFT**x,
@@ -198,6 +200,8 @@ LEFT = torch.tensor(0.3, dtype=torch.float64)
         lambda x: x.addcmul(x, x + 1, value=0.5),
         lambda x: torch.addcdiv(x, x, x + 3, value=-2.0),
         lambda x: x.maximum(torch.zeros(())),
+        lambda x: ((x > 0) + 2) + LEFT,  # integers on the way
+        lambda x: OUTER["z64"] * x + x * OUTER["z64"],
     ],
 )
 @pytest.mark.parametrize("dtype", strategies.FLOATS)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from functrain import paths, tree
@@ -37,6 +37,11 @@ def nest(path: tuple[paths.Entry, ...]) -> object:
 
 
 @given(st.lists(STEPS, max_size=3).map(tuple), st.lists(STEPS, max_size=3).map(tuple))
+@example((paths.Entry("key", ""),), (paths.Entry("key", "\\e"),))
+@example((paths.Entry("key", "7"),), (paths.Entry("key", "\\7"),))
+@example((paths.Entry("key", "a"), paths.Entry("key", "b")), (paths.Entry("key", "a.b"),))
+@example((paths.Entry("key", 7),), (paths.Entry("key", "i7"),))
+@example((paths.Entry("index", 1),), (paths.Entry("key", "1"),))
 def test_distinct_paths_have_distinct_keys(one: paths.Path, other: paths.Path) -> None:
     (a,), (b,) = tree.keys(nest(one)), tree.keys(nest(other))
     same = [(e.kind, type(e.name), e.name) for e in one] == [(e.kind, type(e.name), e.name) for e in other]

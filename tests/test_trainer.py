@@ -22,9 +22,9 @@ from functrain import checkpoint, schedules, tree
 from functrain.base import GradientTransformation, identity
 from functrain.bridge.modules import functionalize
 from functrain.checkpoint import CheckpointError
-from functrain.run.journal import NonFiniteError
 from functrain.optimizers.adaptive import adam, adamw
 from functrain.optimizers.momentum import sgd
+from functrain.run.journal import NonFiniteError
 from functrain.run.streams import capture, streams, to_json
 from functrain.trainer import Trainer
 
