@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev  ## laws, oracles, doctests: minutes
 test-long: export HYPOTHESIS_PROFILE = long
 test-long: $(VENV)/.installed-dev  ## more draws of every property, real processes, planted faults
 	$(PYTEST) -m long
-	$(PY) tests/mutants.py
+	$(PY) -m tests.mutants
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
 	$(PY) -m ruff check functrain tests examples

@@ -7,7 +7,7 @@ traits. A law asks the traits, never the name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from functrain import schedules
-from functrain.base import GradientTransformation, identity, set_to_zero
+from functrain.base import identity, set_to_zero
 from functrain.combinators.chain import chain, named_chain
 from functrain.combinators.gate import MultiSteps, apply_if_finite, conditionally_mask, conditionally_transform
 from functrain.combinators.select import freeze, mask_by, masked, partition, selective_transform
@@ -34,26 +34,8 @@ from functrain.transforms.clip import clip, clip_by_block_rms, clip_by_global_no
 from functrain.transforms.decay import add_decayed_weights
 from functrain.transforms.momentum import ema, trace
 from functrain.transforms.scale import scale, scale_by_learning_rate, scale_by_schedule
-
-
-class Entry(NamedTuple):
-    """A public factory in one of its uses."""
-
-    name: str  # the factory, as users call it
-    make: Callable[[], GradientTransformation]
-    oracle: Callable[[], Any] | None = None  # the same in Optax; call it where jax computes in float64
-    use: str = ""  # which use, where there are several
-    needs_params: bool = False  # update is an error without them
-    extras: frozenset[str] = frozenset()  # what it declares in `needs`
-    local: bool = True  # a leaf alone gives what it gives in the tree
-    complex: bool = True  # complex gradients count by their absolute value: turned, they turn the updates
-    overflows: bool = False  # large finite gradients may give an infinite update, by definition
-    differentiable: bool = True  # the update has a derivative in the gradient, almost everywhere not zero
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}/{self.use}" if self.use else self.name
-
+from tests import entries
+from tests.entry import Entry
 
 # --- functions that are found by name, so that what is built with them pickles
 
@@ -275,8 +257,8 @@ COMBINATORS = (
     ),
 )
 
-CATALOGUE: tuple[Entry, ...] = (*TRANSFORMS, *OPTIMIZERS, *COMBINATORS)
-RULES: tuple[Entry, ...] = (*TRANSFORMS, *OPTIMIZERS)
+CATALOGUE: tuple[Entry, ...] = (*TRANSFORMS, *OPTIMIZERS, *COMBINATORS, *entries.ENTRIES)
+RULES: tuple[Entry, ...] = (*TRANSFORMS, *OPTIMIZERS, *entries.ENTRIES)
 
 
 # What `eval(repr(tx))` needs: the public names.
@@ -290,7 +272,7 @@ NAMES: dict[str, Any] = {
             scale_by_rms, scale_by_stddev, scale_by_sign, scale_by_lion, add_decayed_weights, clip, clip_by_block_rms,
             clip_by_global_norm, sgd, adam, nadam, adamw, nadamw, lion, rmsprop, chain, named_chain, masked, mask_by,
             partition, freeze, selective_transform, inject_hyperparams, apply_if_finite, conditionally_transform,
-            conditionally_mask, MultiSteps, is_matrix, matrix_or_not, even, inverse_root,
+            conditionally_mask, MultiSteps, is_matrix, matrix_or_not, even, inverse_root, *entries.FACTORIES,
         )
     },
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The faults of tests/mutants.py are still about this source: running them takes minutes, this does not."""
+"""The faults of tests/faults are still about this source: running them takes minutes, this does not."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""Faults in the layerwise and other rules of Optax."""
+
+from tests.faults import Mutant
+
+FAULTS: tuple[Mutant, ...] = ()

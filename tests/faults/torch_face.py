@@ -1,0 +1,5 @@
+"""Faults in the torch face."""
+
+from tests.faults import Mutant
+
+FAULTS: tuple[Mutant, ...] = ()
