@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev  ## laws, oracles, doctests: minutes
 	$(PYTEST) -m "not long"
 
 test-long: export HYPOTHESIS_PROFILE = long
-test-long: $(VENV)/.installed-dev  ## more draws of every property, real processes, planted faults
+test-long: $(VENV)/.installed-interop  ## more draws of every property, real processes, other libraries, planted faults
 	$(PYTEST) -m long
 	$(PY) -m tests.mutants
 
@@ -52,6 +52,12 @@ $(VENV)/.installed-demo: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@$(call install,.[dev])
 	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-interop: pyproject.toml constraints.txt
+	@$(call install,.[dev$(comma)interop])
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed-demo
+
+comma := ,
 
 define install
 set -e; \

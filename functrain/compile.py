@@ -78,7 +78,7 @@ class _Graph:
         # drops what is written to it. So each goes in as a view of one dimension.
         boxed = tree.map(_is_boxed, (args, kwargs))
         given = tree.map(lambda x, b: x.view(1) if b else x, (args, kwargs), boxed)
-        with _hooks_as_found(), _announced(self.name, self.backend, self.calls == 1):
+        with _hooks_as_found(), announced(self.name, self.backend, self.calls == 1):
             return self.call(boxed, given)
 
 
@@ -247,7 +247,8 @@ def _hooks_as_found() -> Iterator[None]:
 
 
 @contextmanager
-def _announced(name: str, backend: str, first: bool) -> Iterator[None]:
+def announced(name: str, backend: str, first: bool) -> Iterator[None]:
+    """Say on stderr that something is being compiled, and how long it took."""
     if not first or backend != "inductor":
         yield
         return

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 from functrain.base import GradientTransformation
 
 
@@ -21,6 +24,10 @@ class Entry(NamedTuple):
     complex: bool = True  # complex gradients count by their absolute value: turned, they turn the updates
     overflows: bool = False  # large finite gradients may give an infinite update, by definition
     differentiable: bool = True  # the update has a derivative in the gradient, almost everywhere not zero
+    rounds: bool = False  # it computes in bfloat16: steps without a slope, and other roundings of a batch
+    eager: bool = False  # it decides by numbers, on the host: neither mapped nor compiled nor differentiated
+    torch: Callable[[list[Tensor]], Optimizer] | None = None  # adds its updates times -lr to (some of) these parameters
+    steps: bool = False  # torch adds its updates as they are
 
     @property
     def id(self) -> str:

@@ -25,14 +25,25 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.faults import Mutant, around_rules, layerwise, rules, runs, step, torch_face, torch_matrix, torch_rules
+from tests.faults import (
+    Mutant,
+    around_rules,
+    beliefs,
+    layerwise,
+    rules,
+    runs,
+    step,
+    torch_face,
+    torch_matrix,
+    torch_rules,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 2  # each on a core
 PATIENCE = 300  # seconds that the tests of one fault may take
 PASSED, FAILED, BROKEN = 0, 1, 3  # exit statuses of pytest: all passed, one did not, something else went wrong
 
-FAMILIES = rules, torch_rules, torch_matrix, layerwise, around_rules, step, torch_face, runs
+FAMILIES = rules, torch_rules, torch_matrix, layerwise, beliefs, around_rules, step, torch_face, runs
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.FAULTS)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from functrain import tree
 from functrain.base import GradientTransformation, apply_updates
+from functrain.testing.trial import extras
 
 STEPS = 25
 
@@ -49,11 +50,12 @@ class Run(NamedTuple):
 
 
 def run(tx: GradientTransformation, grads: Sequence[Any], **extra: Any) -> Run:
+    """`extra` goes to the rule; what else it needs is made up, of a loss ½ |p|²."""
     params = parameters()
     state = tx.init(params)
     all_updates, states = [], []
     for g in grads:
-        updates, state = tx.update(g, state, params, **extra)
+        updates, state = tx.update(g, state, params, **{**extras(tx, params, g), **extra})
         params = apply_updates(params, updates)
         all_updates.append(updates)
         states.append(state)

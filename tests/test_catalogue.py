@@ -1,4 +1,4 @@
-"""What holds for every public transform: Optax's numbers, and the call that built it."""
+"""What holds for every public transform: the numbers of Optax or torch.optim, and the call that built it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import copy
 import importlib
 import pickle
 import pkgutil
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from functrain import tree
 from functrain.base import apply_updates
+from functrain.combinators.chain import chain
+from functrain.testing.trial import extras
+from functrain.transforms.scale import scale
 from tests.catalogue import CATALOGUE, NAMES, Entry
 from tests.oracle import assert_agrees, assert_bitwise, gradients, parameters, run
 
@@ -35,6 +40,50 @@ def test_every_public_factory_of_transforms_is_in_the_catalogue() -> None:
 def test_25_updates_agree_with_optax(entry: Entry) -> None:
     assert entry.oracle
     assert_agrees(entry.make(), entry.oracle)
+
+
+SHAPES = {"matrix": (3, 2), "number": (), "vector": (5,), "kernel": (2, 3, 2, 2), "row": (1, 4)}
+GRADIENTS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "any": lambda g, t: g,
+    "tiny": lambda g, t: 1e-12 * g,
+    "with zeros": lambda g, t: g * (t > 2) * (g.abs() > 0.5),
+    "flipping": lambda g, t: g.abs() * (-1) ** t,
+}
+
+
+def drawn(draw: torch.Generator, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.torch], ids=lambda entry: entry.id)
+@pytest.mark.parametrize("kind", GRADIENTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)], ids=str)
+def test_30_updates_agree_with_torch(entry: Entry, kind: str, dtype: torch.dtype, tolerance: float) -> None:
+    """To so much of the way that a leaf has gone: where it comes back to zero, all its digits are rounding.
+
+    Tiny gradients go to tiny parameters, which would round them away otherwise.
+    """
+    draw = torch.Generator().manual_seed(0)
+    params: Any = tree.map(lambda p: p * (1e-12 if kind == "tiny" else 1.0), drawn(draw, dtype))
+    theirs, way = tree.map(torch.clone, params), tree.map(torch.norm, params)
+    assert entry.torch
+    optimizer = entry.torch(tree.leaves(theirs))
+    (group,) = optimizer.param_groups
+    tx = entry.make() if entry.steps else chain(entry.make(), scale(-group["lr"]))
+    state = tx.init(params)
+    for t in range(30):
+        g = tree.map(lambda x, t=t: GRADIENTS[kind](x, t), drawn(draw, dtype))
+        for p, x in zip(tree.leaves(theirs), tree.leaves(g), strict=True):
+            p.grad = x.clone()
+        before = tree.map(torch.clone, theirs)
+        optimizer.step()
+        way = tree.map(lambda w, p, q: w + (p - q).norm(), way, theirs, before)
+        updates, state = tx.update(g, state, params)
+        params = apply_updates(params, updates)
+    taken = {name for name, p in theirs.items() if any(p is q for q in group["params"])}
+    assert taken
+    for name in taken:
+        assert (params[name] - theirs[name]).norm() <= tolerance * way[name], name
 
 
 @every_entry
@@ -63,7 +112,7 @@ def test_the_traits_are_what_the_transform_says_of_itself(entry: Entry) -> None:
     params = parameters()
     state = tx.init(params)
     if not entry.needs_params:
-        tx.update(gradients(1)[0], state)
+        tx.update(gradients(1)[0], state, **extras(tx, params, gradients(1)[0]))
         return
     with pytest.raises(ValueError, match="it needs the parameters and got none"):
         tx.update(gradients(1)[0], state)
@@ -76,7 +125,8 @@ def test_half_precision_keeps_its_moments_in_float32_and_its_updates_in_half(ent
     params = tree.cast_to(parameters(), dtype)
     state = tx.init(params)
     for g in gradients(2):
-        updates, state = tx.update(tree.cast_to(g, dtype), state, params)
+        half = tree.cast_to(g, dtype)
+        updates, state = tx.update(half, state, params, **extras(tx, params, half))
         params = apply_updates(params, updates)
     assert {x.dtype for x in tree.leaves((updates, params))} == {dtype}
     assert not {torch.float16, torch.bfloat16} & {x.dtype for x in tree.leaves(state)}
@@ -94,7 +144,7 @@ def test_turning_a_complex_gradient_turns_the_update(entry: Entry) -> None:
     state = tx.init(params)
     ours = run(tx, gradients(4))
     for g, expected in zip(gradients(4), ours.updates, strict=True):
-        updates, state = tx.update(rotated(g), state, params)
+        updates, state = tx.update(rotated(g), state, params, **extras(tx, params, rotated(g)))
         params = apply_updates(params, updates)
         for u, e in zip(tree.leaves(updates), tree.leaves(rotated(expected)), strict=True):
             assert u.dtype == torch.complex128

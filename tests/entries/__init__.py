@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.entries import layerwise, torch_matrix, torch_rules
+from tests.entries import averaged, beliefs, layerwise, torch_matrix, torch_rules
 from tests.entry import Entry
 
-ENTRIES: tuple[Entry, ...] = (*layerwise.ENTRIES, *torch_rules.ENTRIES, *torch_matrix.ENTRIES)
-FACTORIES: tuple[Callable[..., Any], ...] = (*layerwise.FACTORIES, *torch_rules.FACTORIES, *torch_matrix.FACTORIES)
+FAMILIES = layerwise, beliefs, averaged, torch_rules, torch_matrix
+
+ENTRIES: tuple[Entry, ...] = tuple(entry for family in FAMILIES for entry in family.ENTRIES)
+FACTORIES: tuple[Callable[..., Any], ...] = tuple(factory for family in FAMILIES for factory in family.FACTORIES)

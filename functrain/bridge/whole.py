@@ -1,0 +1,124 @@
+"""Rules that are not local: they see all parameters of all groups at once, and have one state for them.
+
+Such a rule may also want to know more than gradients: the loss (`value`), the gradients before anything was done to
+them (`grad`), or the loss at other parameters (`value_fn`). All three come from the closure given to `step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from functrain import tree
+from functrain.base import GradientTransformation
+from functrain.bridge.blocks import add_
+from functrain.bridge.layout import name_of
+from functrain.holes import is_hole
+from functrain.state import unshared
+from functrain.tree import Tree
+
+Closure = Callable[[], object]
+Flat = dict[str, Tensor]
+
+
+class Whole:
+    """The state of a rule over all parameters, and its step."""
+
+    def __init__(self) -> None:
+        self.state: Tree | None = None  # before the first step there is none
+        self._loaded: Flat = {}  # read from a file, and not yet taken up
+        self._names: list[str] = []  # the parameters that the state is for
+
+    def step(
+        self,
+        where: str,
+        rules: Sequence[GradientTransformation],
+        params: dict[str, Tensor],
+        loss: object,
+        closure: Closure | None,
+    ) -> None:
+        """One update of all of them, in place.
+
+        Raises:
+            ValueError: the groups' values make different rules; the rule needs the loss, and there is no closure.
+        """
+        rule = rules[0]
+        for i, other in enumerate(rules):
+            if other != rule:
+                raise ValueError(
+                    f"{where}: {name_of(rule)} sees all parameters at once, so its groups must have equal values: "
+                    f"group 0 makes {rule}, group {i} {other}; hint: ft.partition gives each set of parameters a rule"
+                )
+        if rule.needs and closure is None:
+            raise ValueError(
+                f"{where}: {name_of(rule)} needs {', '.join(sorted(rule.needs))}, which come from a closure; "
+                "hint: step(closure), where closure() computes the loss, calls backward and returns the loss"
+            )
+        values = {name: p.detach() for name, p in params.items()}
+        grads = {name: () if p.grad is None else p.grad for name, p in params.items()}
+        state = self._state(rule, values)
+        extras: dict[str, object] = {}
+        if rule.needs:
+            assert closure is not None  # asked above
+            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(cast("float", loss)))
+            at = _value_at(params, closure)
+            extras = {"value": value, "grad": grads, "value_fn": at}
+        given = {name: extras[name] for name in rule.needs}
+        updates, self.state = rule.update(grads, state, values, **given)
+        moved = [(values[name], u) for name, u in cast("dict[str, Tensor]", updates).items() if not is_hole(u)]
+        add_([p for p, _ in moved], [u for _, u in moved])
+
+    def _state(self, rule: GradientTransformation, params: dict[str, Tensor]) -> Tree:
+        if self.state is None or self._names != list(params):
+            self.state = self.state_for(rule, params)
+            self._names, self._loaded = list(params), {}
+        return self.state
+
+    def state_for(self, rule: GradientTransformation, params: dict[str, Tensor]) -> Tree:
+        """The rule's state for these parameters: copies of what there is, and a beginning for those that are new."""
+        kept = self.flat()
+        first = unshared(rule.init(params), params)
+        leaves = zip(tree.keys(first), tree.leaves(first), strict=True)
+        return tree.unflatten(first, [_taken(kept.get(key), x) for key, x in leaves])
+
+    def load(self, flat: Flat) -> None:
+        """Go on from what `flat` gave."""
+        self.state, self._loaded = None, flat
+
+    def flat(self) -> Flat:
+        """The state by key, for a file."""
+        if self.state is None:
+            return self._loaded
+        return dict(zip(tree.keys(self.state), tree.leaves(self.state), strict=True))
+
+
+def _taken(found: Tensor | None, first: Tensor) -> Tensor:
+    """What was kept, where it fits."""
+    return first if found is None or found.shape != first.shape else found.to(first.device, copy=True)
+
+
+def _value_at(params: dict[str, Tensor], closure: Closure) -> Callable[[Tree], Tensor]:
+    """The loss at other parameters: they take their places for the length of a closure, gradients and all."""
+
+    def value_fn(other: Tree) -> Tensor:
+        given = cast("dict[str, Tensor]", other)
+        own = {name: (p.detach().clone(), p.grad) for name, p in params.items()}
+        try:
+            with torch.no_grad():
+                for name, x in given.items():
+                    params[name].copy_(x)
+            for p in params.values():
+                p.grad = None
+            with torch.enable_grad():
+                value = closure()
+        finally:
+            with torch.no_grad():
+                for name, p in params.items():
+                    p.copy_(own[name][0])
+                    p.grad = own[name][1]
+        return value.detach() if isinstance(value, Tensor) else torch.tensor(float(cast("float", value)))
+
+    return value_fn
