@@ -247,12 +247,12 @@ def _hooks_as_found() -> Iterator[None]:
 
 
 @contextmanager
-def announced(name: str, backend: str, first: bool) -> Iterator[None]:
+def announced(name: str, backend: str, first: bool, time_it_takes: str = "about half a minute, once") -> Iterator[None]:
     """Say on stderr that something is being compiled, and how long it took."""
     if not first or backend != "inductor":
         yield
         return
-    print(f"functrain: compiling {name} (about half a minute, once) ...", end="", file=sys.stderr, flush=True)
+    print(f"functrain: compiling {name} ({time_it_takes}) ...", end="", file=sys.stderr, flush=True)
     start = time.perf_counter()
     try:
         yield

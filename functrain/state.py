@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from functrain import tree
 from functrain.base import GradientTransformation
@@ -93,13 +94,18 @@ def _own(x: Tensor, copy: bool) -> Tensor:
 
 def unshared(state: T, params: Tree = ()) -> T:
     """The state with memory of its own where it has a parameter's, or one tensor's twice: donation writes into all."""
-    seen = {x.untyped_storage().data_ptr() for x in tree.leaves(params)}
+    seen = {_memory(x) for x in tree.leaves(params)}
 
     def own(x: Tensor) -> Tensor:
-        place = x.untyped_storage().data_ptr()
+        place = _memory(x)
         if place in seen:
             return x.clone()
         seen.add(place)
         return x
 
     return tree.map(own, state)
+
+
+def _memory(x: Tensor) -> object:
+    """Where a tensor lies; a tensor of another kind (sharded, say) has no one place, and stands for itself."""
+    return x.untyped_storage().data_ptr() if type(x) in (Tensor, Parameter) else ("object", id(x))

@@ -22,6 +22,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from functrain import checkpoint, tree
 from functrain.base import GradientTransformation
@@ -32,6 +33,7 @@ from functrain.logging import Console, Logger, Record, header
 from functrain.precision import Precision, PrecisionLike, policy
 from functrain.run.cadence import Cadence
 from functrain.run.directory import RunDirectory, choose_checkpoint
+from functrain.run.driver import choose_driver
 from functrain.run.evaluation import Evaluation
 from functrain.run.feed import Feed
 from functrain.run.journal import Journal
@@ -49,8 +51,10 @@ class Trainer:
 
     Args:
         model: a module, or a functionalized one. It holds the trained weights after `train()`.
-        optimizer: a GradientTransformation. Its rates are its own affair: `scheduler` is for torch's.
+        optimizer: a GradientTransformation, which has its own schedule; or a torch optimizer, such as
+            `configure_optimizer` makes. That holds the run's state after `train()` and at each save.
         train_loader, val_loader: iterables of batches, iterated once an epoch, and once a validation.
+        scheduler: torch's, over a torch optimizer; it steps after each applied update, or, on a plateau, validation.
         device: where to train; by default where the module is.
         loss_fn: a criterion: loss_fn(module(*inputs), target) for batches (*inputs, target).
         objective: instead, objective(module, batch), returning what a loss returns (`functrain/loss.py`). With neither
@@ -70,7 +74,7 @@ class Trainer:
         nonfinite: an update whose loss or gradient is not finite changes no parameter. Where no loss scale expects it,
             "raise" is a NonFiniteError at the next look, and "skip" counts it and goes on.
         max_time: seconds after which `train()` ends.
-        scheduler, short_window, save_async, metrics: for what there is not yet.
+        short_window, save_async, metrics: for what there is not yet.
 
     Raises:
         ValueError, TypeError, NotImplementedError: an argument is not what it should be, or not what there is yet.
@@ -80,7 +84,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module | Model,
-        optimizer: GradientTransformation,
+        optimizer: GradientTransformation | Optimizer,
         train_loader: Iterable[object],
         val_loader: Iterable[object] | None = None,
         scheduler: object = None,
@@ -110,18 +114,19 @@ class Trainer:
         max_time: float | None = None,
         metrics: object = None,
     ) -> None:
-        check_supported(optimizer, scheduler, nonfinite, short_window, save_async, metrics)
-        intervals = log_interval, eval_interval, save_interval
-        self.cadence = Cadence(max_epochs, max_steps, *intervals, grad_accum_steps, val_loader is not None)
-        self.cadence.check(max_time, keep=keep)
+        check_supported(nonfinite, short_window, save_async, metrics)
+        self.cadence = Cadence(
+            max_epochs, max_steps, log_interval, eval_interval, save_interval, grad_accum_steps, val_loader is not None
+        ).checked(max_time, keep)
         self.model = model if isinstance(model, Model) else functionalize(model)
         self.device = place_model(self.model, device)
         self.precision = choose_precision(precision, use_amp, self.device)
         self.loss = choose_loss(self.model, loss_fn, objective)
+        self.driver = choose_driver(optimizer, scheduler, self.model.module)
         self.optimizer, self.seed, self.max_grad_norm, self.max_time = optimizer, seed, max_grad_norm, max_time
-        step = train_step(self.loss, optimizer, precision=self.precision, max_grad_norm=max_grad_norm)
+        step = train_step(self.loss, self.driver.tx, precision=self.precision, max_grad_norm=max_grad_norm)
         self.step = jit(step) if compile else step
-        self.state = TrainState.create(self.model, optimizer, seed=seed, precision=self.precision)
+        self.state = TrainState.create(self.model, self.driver.tx, seed=seed, precision=self.precision)
 
         self.feed = Feed(train_loader, self.device)
         self.evaluation = Evaluation(self.loss, val_loader, self.device, policy(self.precision))
@@ -179,11 +184,11 @@ class Trainer:
     def _update(self) -> None:
         """One window of batches, one update."""
         k = self.cadence.grad_accum_steps
-        before = self.updates
-        self.state, metrics = update_from(self.step, self.state, self.feed.window(k), whole=k == 1)
+        before, state = self.updates, self.driver.before(self.state)
+        self.state, metrics = update_from(self.step, state, self.feed.window(k), whole=k == 1)
         self.feed.mark()
         if self.updates > before:
-            self.journal.add(self.updates, self.epoch, metrics)
+            self.journal.add(self.updates, self.epoch, self.driver.after(metrics))
             self.console.advance()
             self._emit("update")
 
@@ -227,6 +232,7 @@ class Trainer:
         began = time.perf_counter()
         result = self.evaluation.measure(self.state, lambda: self._stop)
         if not self._stop:
+            self.driver.validated(result["loss"])
             self._better |= (better := self.progress.validation(self.updates, result["loss"]))
             numbers = {f"val_{name}": x for name, x in result.items()}
             record = self._record({**numbers, "seconds": time.perf_counter() - began})
@@ -246,7 +252,7 @@ class Trainer:
         if self._over():
             self.console.say(f"nothing to do: the run ends at update {self.updates:,}, and that is where it stands")
         if self.run:
-            self.run.begin(as_config(vars(self) | self.cadence._asdict()), self.history)
+            self.run.begin(as_config(vars(self) | self.cadence._asdict(), self.driver.config), self.history)
 
     # --- saving
 
@@ -263,7 +269,8 @@ class Trainer:
         check("Trainer.save_checkpoint", self.state.step)
         self.journal.check()
         run = self.run or RunDirectory("checkpoints")
-        meta = self.progress.to_meta(self.feed.here(), self.optimizer)
+        meta = self.progress.to_meta(self.feed.here(), self.driver.outline) | self.driver.to_meta()
+        self.driver.write_back(self.state)
         path = run.save(self.updates, self.state, meta, is_best)
         self._saved, self._better = self._where(), False
         self.console.saved(self.epoch, self.updates, path, is_best)
@@ -278,8 +285,8 @@ class Trainer:
             CheckpointError: the file is not there, is damaged, or is of another model or optimizer.
         """
         contents = checkpoint.read(path)
-        progress, place = read_progress(contents, self.optimizer)
-        self.state = checkpoint.rebuild(contents, self.state)
+        progress, place = read_progress(contents, self.driver.outline)
+        self.state = self.driver.load(contents, checkpoint.rebuild(contents, self.state))
         self.progress, self.history, self.journal = progress, progress.history, Journal(self.journal.strict)
         self.feed.go(place)
         self._better, self._saved = False, None
@@ -292,6 +299,7 @@ class Trainer:
         with suppress(RuntimeError):  # a compiled call that failed has consumed the state
             check("Trainer.train", self.state.step)
             self.model.write_back(self.state.params, self.state.buffers)
+            self.driver.write_back(self.state)
 
     def _where(self) -> object:
         place = self.feed.place

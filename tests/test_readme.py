@@ -1,4 +1,4 @@
-"""The README does what it shows: its blocks run in order, in one namespace, as somebody would type them."""
+"""The pages do what they show: the blocks of each run in order, in one namespace, as somebody would type them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,26 @@ from types import ModuleType
 import pytest
 import torch
 
-README = Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def _quick_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the README compiles with inductor is compiled without it here: `tests/test_jit.py` has the real thing."""
+    """What a page compiles with inductor is compiled without it here: `tests/test_jit.py` has the real thing."""
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda fn, **kw: compile_(fn, **{**kw, "backend": "aot_eager"}))
+    quick = {"backend": "aot_eager", "options": None}
+    monkeypatch.setattr(torch, "compile", lambda fn, **kw: compile_(fn, **{**kw, **quick}))
 
 
 @pytest.mark.usefixtures("_quick_backend")
-def test_every_block_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "at_least"), [("README.md", 9), ("docs/torch_face.md", 14)])
+def test_every_block_of_a_page_runs(page: str, at_least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    module = ModuleType("readme")
-    monkeypatch.setitem(sys.modules, "readme", module)  # torch.compile imports the modules of the functions it inlines
-    for number, block in enumerate(BLOCKS, 1):
-        exec(compile(block, f"README.md, block {number}", "exec"), vars(module))
-    assert len(BLOCKS) >= 8
-    assert (tmp_path / "runs/readme/best_model.pt").exists()
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # torch.compile imports the modules of the functions it inlines
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), vars(module))
+    assert len(blocks) >= at_least
+    assert page != "README.md" or (tmp_path / "runs/readme/best_model.pt").exists()

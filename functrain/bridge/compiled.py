@@ -66,13 +66,16 @@ class CompiledLeaf:
                 continue
             if traits.elementwise and all(x.is_contiguous() for x in tensors):
                 tensors = tuple(x.view(-1) for x in tensors)
+            # A graph takes a 0-dim float64 tensor on the CPU for a Python number, and drops what is written to it.
+            scalars = tuple(not x.dim() for x in tensors)
+            tensors = tuple(x.view(1) if scalar else x for x, scalar in zip(tensors, scalars, strict=True))
             few = size < SERIAL and tensors[0].is_cpu
-            kind = (common, few, size == 1, *((x.dim(), x.dtype, x.device) for x in tensors))
+            kind = (common, few, scalars, size == 1, *((x.dim(), x.dtype, x.device) for x in tensors))
             if (call := self._calls.get(kind)) is not None:
                 call(packed, given, *tensors)
             else:
-                call = self._calls[kind] = leaf.compiled(few)
-                with announced(f"the update of a parameter of {tensors[0].dim()} dimensions", "inductor", True):
+                call = self._calls[kind] = leaf.compiled(few, scalars)
+                with announced("the update of a parameter", "inductor", True, "seconds, once"):
                     call(packed, given, *tensors)
 
 
@@ -92,14 +95,16 @@ class Leaf:
         self.make, self.counts, self.static, self.layout = make, counts, static, layout
         self.shared, self.keys, self.traits = shared, keys, traits
 
-    def compiled(self, few: bool) -> Call:
+    def compiled(self, few: bool, scalars: Sequence[bool]) -> Call:
         """The function, compiled with sizes as variables; its code is its own, since dynamo counts graphs a code.
 
         Args:
             few: for parameters too small to be worth a second thread.
+            scalars: which tensors are 0-dim, and come with one dimension.
         """
 
-        def update(packed: Tensor, given: list[Tensor], p: Tensor, g: Tensor, *columns: Tensor) -> None:
+        def update(packed: Tensor, given: list[Tensor], *boxed: Tensor) -> None:
+            p, g, *columns = (x.view(()) if scalar else x for x, scalar in zip(boxed, scalars, strict=True))
             self(packed, given, p, g, columns)
 
         update.__code__ = update.__code__.replace(co_name="update_of_a_parameter")

@@ -25,7 +25,7 @@ from functrain.bridge.given import check_group, check_params
 from functrain.bridge.layout import layout_of
 from functrain.bridge.pure import FaceState, Part, pure_form, put_back
 from functrain.bridge.saving import StateDict, check_state_dict, restored
-from functrain.bridge.stepping import Built, complete, first_states, step_group
+from functrain.bridge.stepping import Built, check_kind, complete, first_states, step_group
 from functrain.bridge.traits import Traits
 from functrain.bridge.values import has_tensor, numbers_of, values_of
 from functrain.bridge.whole import Whole
@@ -89,7 +89,8 @@ class Face(Optimizer):
             closure: evaluates the loss, calls backward and returns the loss, which `step` returns.
 
         Raises:
-            RuntimeError: a gradient is sparse; a group has differentiable=True.
+            RuntimeError: a gradient is sparse; a parameter is complex where that has no meaning; a group has
+                differentiable=True.
             ValueError: the rule needs the loss, and there is no closure.
         """
         if any(group.get("differentiable") for group in self.param_groups):
@@ -120,6 +121,7 @@ class Face(Optimizer):
         if old and not has_tensor(values) and values == old.values:
             return old
         rule, named = self.rule(**values), self.named(index)
+        check_kind(type(self).__name__, self.traits, named)
         layout = layout_of(rule, dict(named[:1]), self.traits.torch_names, self.traits.hidden)
         built = Built(values, rule, layout)
         if old is None or layout.fields != old.layout.fields:
@@ -171,6 +173,11 @@ class Face(Optimizer):
     def take_back(self, state: FaceState, names: Mapping[str, Tensor] | None = None) -> None:
         """Set this optimizer's state to what the pure form has made of it. The parameters are the caller's affair."""
         put_back(self._parts(names), self.state, self.whole, state)
+
+    def numbers(self) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        """The values of the groups: their numbers, as the pure form has them in its state, and the others."""
+        both = [numbers_of(values_of(group), self.traits.static) for group in self.param_groups]
+        return [numbers for numbers, _ in both], [others for _, others in both]
 
     def _parts(self, names: Mapping[str, Tensor] | None) -> list[Part]:
         called = {id(p): name for name, p in (names or {}).items()}
@@ -228,7 +235,8 @@ class Face(Optimizer):
         self._built.clear()
         for group in self.param_groups:
             for name, default in self.defaults.items():
-                group.setdefault(name, default)
+                if name != "differentiable":  # torch's base adds it to the defaults of classes that have none
+                    group.setdefault(name, default)
         if self._loading is not None:
             found, self._loading = self._loading, None
             for i in range(len(self.param_groups)):

@@ -83,26 +83,24 @@ def _tensors(params: object) -> Iterable[object]:
 
 
 def check_values(**values: object) -> None:
-    """Raise ValueError, in torch's words, for a hyper-parameter out of its range; tensors are taken as they are.
+    """Raise ValueError, in torch's words, for a hyper-parameter out of its range.
 
     Ranges go by the name that torch gives the argument.
     """
     lr = values.get("lr")
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(f"Tensor lr must be 1-element; it has shape {tuple(lr.shape)}")
+    check_rate(lr)
     for name, label in NON_NEGATIVE.items():
         value = values.get(name)
-        if isinstance(value, int | float) and not value >= 0:
+        if isinstance(value, int | float | Tensor) and not value >= 0:
             raise ValueError(f"Invalid {label}: {value}; hint: it is at least 0")
     betas = values.get("betas")
     if isinstance(betas, tuple | list):
-        if len({isinstance(b, Tensor) for b in betas}) > 1:
+        if "amsgrad" in values and len({isinstance(b, Tensor) for b in betas}) > 1:  # only Adam minds
             raise ValueError("betas must be either both floats or both Tensors")
         for i, b in enumerate(betas):
-            if isinstance(b, Tensor):
-                if b.numel() != 1:
-                    raise ValueError(f"Tensor betas[{i}] must be 1-element; it has shape {tuple(b.shape)}")
-            elif not 0 <= b < 1:
+            if isinstance(b, Tensor) and b.numel() != 1:
+                raise ValueError(f"Tensor betas[{i}] must be 1-element; it has shape {tuple(b.shape)}")
+            if not 0 <= b < 1:
                 raise ValueError(f"Invalid beta parameter at index {i}: {b}; hint: it is in [0, 1)")
     if values.get("fused") and values.get("differentiable"):
         raise RuntimeError("`fused` does not support `differentiable`; hint: as_transform() is differentiable")
@@ -112,6 +110,12 @@ def check_values(**values: object) -> None:
         for name, x in {"lr": lr, **{f"betas[{i}]": b for i, b in enumerate(cast("Sequence[object]", betas))}}.items():
             if isinstance(x, Tensor):
                 raise ValueError(f"{name} as a Tensor is not supported for capturable=False and foreach=True")
+
+
+def check_rate(lr: object) -> None:
+    """Raise ValueError for a learning rate in a tensor of several entries."""
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(f"Tensor lr must be 1-element; it has shape {tuple(lr.shape)}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -62,6 +62,16 @@ def step_group(
         _step_cohort(built, traits, cohort, compiled)
 
 
+def check_kind(where: str, traits: Traits, named: Named) -> None:
+    """Raise RuntimeError if a parameter is complex under a rule that has no complex ones."""
+    for name, p in named:
+        if traits.real_only and p.is_complex():
+            raise RuntimeError(
+                f"{where} does not support complex parameters, and {name!r} is one; hint: torch.view_as_real of a "
+                "complex tensor is a real one over the same memory"
+            )
+
+
 def first_states(built: Built, traits: Traits, params: Mapping[str, Tensor]) -> list[State]:
     """The states of these parameters before their first step."""
     if not params:
@@ -106,7 +116,11 @@ def _step_cohort(built: Built, traits: Traits, cohort: Sequence[Member], compile
     ]
     if compiled is not None:
         compiled(built, columns.shared, keys, rows)
-        rows = [Row(rows[0].name, tuple(_empty(x) for x in rows[0].tensors))]  # only what is shared is left to do
+        if not columns.shared:
+            return
+        least = min(rows, key=lambda row: row.tensors[0].numel())
+        copy = _empty if traits.elementwise else torch.clone
+        rows = [Row(least.name, tuple(copy(x) for x in least.tensors))]  # only what is shared is left to do
     shared = columns.shared
     for block in blocks(rows, traits.elementwise):
         shared = _run(built, traits, columns.shared, keys, block)

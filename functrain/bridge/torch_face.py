@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from functrain.base import GradientTransformation, identity
@@ -52,6 +53,11 @@ def sign(maximize: bool) -> GradientTransformation:
 def on(x: Number) -> bool:
     """False for a plain zero, which switches a part off; a tensor is read by nobody."""
     return isinstance(x, Tensor) or x != 0
+
+
+def wide(memory: Number) -> Number:
+    """The memory of an average, which torch allows to be 1 and more: the rules are not asked about a tensor."""
+    return memory if isinstance(memory, Tensor) or 0 <= memory < 1 else torch.tensor(memory, dtype=torch.float64)
 
 
 def _scalar(value: object) -> object:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from functrain.base import GradientTransformation, identity
 from functrain.bridge.face import Params
 from functrain.bridge.given import require
-from functrain.bridge.torch_face import Number, TorchFace, descend, elementwise, on
+from functrain.bridge.torch_face import Number, TorchFace, descend, elementwise, on, wide
 from functrain.combinators.chain import chain
 from functrain.counter import first_count, increment
 from functrain.transforms.adaptive import scale_by_rms, scale_by_stddev
@@ -71,8 +72,8 @@ class RMSprop(TorchFace):
     ) -> GradientTransformation:
         """Weight decay, the division, and momentum before the rate."""
         by_size = scale_by_stddev if centered else scale_by_rms
-        size = by_size(alpha, eps, 0.0, eps_in_sqrt=False)
-        step = chain(size, trace(momentum) if on(momentum) else identity())
+        size = by_size(wide(alpha), eps, 0.0, eps_in_sqrt=False)
+        step = chain(size, trace(wide(momentum)) if on(momentum) else identity())
         return descend(lr, step, weight_decay, maximize)
 
 
@@ -180,7 +181,12 @@ class Adadelta(TorchFace):
         lr: Number, rho: Number, eps: Number, weight_decay: Number, maximize: bool, **rest: object
     ) -> GradientTransformation:
         """Weight decay, then the division; a counter, which torch keeps."""
-        return descend(lr, chain(_counted(), scale_by_adadelta(rho, eps)), weight_decay, maximize)
+        return descend(
+            lr,
+            chain(_counted(), scale_by_adadelta(wide(rho), eps if on(eps) else torch.zeros((), dtype=torch.float64))),
+            weight_decay,
+            maximize,
+        )
 
 
 def _counted() -> GradientTransformation:

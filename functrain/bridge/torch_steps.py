@@ -6,11 +6,12 @@ from typing import Literal
 
 from functrain.base import GradientTransformation, identity
 from functrain.bridge.face import Params
-from functrain.bridge.given import require
+from functrain.bridge.given import check_rate, require
 from functrain.bridge.torch_face import Number, TorchFace, descend, elementwise, on, sign
 from functrain.bridge.traits import Traits
 from functrain.combinators.chain import chain
 from functrain.transforms.decay import add_decayed_weights, shrink_weights
+from functrain.transforms.scale import scale
 from functrain.transforms.torch_matrix import scale_by_torch_adafactor, scale_by_torch_muon
 from functrain.transforms.torch_steps import scale_by_torch_asgd, scale_by_torch_rprop, torch_trace
 
@@ -181,7 +182,7 @@ class Adafactor(TorchFace):
         Shazeer & Stern, Adafactor, 2018, algorithms 4 and 5. https://arxiv.org/abs/1804.04235
     """
 
-    traits = Traits({"count": "step"}, upcast=True)
+    traits = Traits({"count": "step"}, real_only=True, upcast=True)
 
     def __init__(
         self,
@@ -196,16 +197,13 @@ class Adafactor(TorchFace):
         maximize: bool = False,
         compile: bool = False,
     ) -> None:
-        wrong = {
-            f"Learning rate should be >= 0 but is: {lr}": lr < 0,
-            f"beta2_decay should be <= 0 but is: {beta2_decay}": beta2_decay > 0,
-            f"epsilon1 should be >= 0 but is: {eps[0]}": eps[0] is not None and eps[0] < 0,
-            f"epsilon2 should be >= 0 but is: {eps[1]}": eps[1] < 0,
-            f"Clipping threshold d should be >= 1 but is: {d}": d < 1,
-            f"weight_decay should be >= 0 but is: {weight_decay}": weight_decay < 0,
-        }
-        for message, is_wrong in wrong.items():
-            require(not is_wrong, message)
+        check_rate(lr)
+        require(bool(lr >= 0), f"Learning rate should be >= 0 but is: {lr}; hint: lr=1e-2 is the default")
+        require(beta2_decay <= 0, f"beta2_decay should be <= 0 but is: {beta2_decay}; hint: -0.8 is the default")
+        require(eps[0] is None or eps[0] >= 0, f"epsilon1 should be >= 0 but is: {eps[0]}; hint: None is the machine's")
+        require(eps[1] >= 0, f"epsilon2 should be >= 0 but is: {eps[1]}; hint: 1e-3 is the default")
+        require(d >= 1, f"Clipping threshold d should be >= 1 but is: {d}; hint: a greater d clips less")
+        require(weight_decay >= 0, f"weight_decay should be >= 0 but is: {weight_decay}; hint: 0 is none")
         values: dict[str, object] = dict(
             lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, foreach=foreach, maximize=maximize
         )
@@ -243,7 +241,7 @@ class Muon(TorchFace):
         https://kellerjordan.github.io/posts/muon/
     """
 
-    traits = Traits(upcast=True, static=frozenset({"ns_coefficients", "ns_steps"}))
+    traits = Traits(real_only=True, upcast=True, static=frozenset({"ns_coefficients", "ns_steps"}))
 
     def __init__(
         self,
@@ -259,9 +257,10 @@ class Muon(TorchFace):
         *,
         compile: bool = False,
     ) -> None:
-        require(lr >= 0, f"Learning rate should be >= 0 but is: {lr}")
-        require(momentum >= 0, f"momentum should be >= 0 but is: {momentum}")
-        require(weight_decay >= 0, f"weight decay should be >= 0 but is: {weight_decay}")
+        check_rate(lr)
+        require(bool(lr >= 0), f"Learning rate should be >= 0 but is: {lr}; hint: lr=1e-3 is the default")
+        require(momentum >= 0, f"momentum should be >= 0 but is: {momentum}; hint: 0.95 is the default")
+        require(weight_decay >= 0, f"weight decay should be >= 0 but is: {weight_decay}; hint: 0 is none")
         require(
             adjust_lr_fn in (None, "original", "match_rms_adamw"),
             f"Adjust learning rate function {adjust_lr_fn} is not supported; hint: 'original' or 'match_rms_adamw'",
@@ -296,5 +295,5 @@ class Muon(TorchFace):
         **rest: object,
     ) -> GradientTransformation:
         """The direction, and weight decay behind it."""
-        step = scale_by_torch_muon(momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn)
-        return descend(lr, step, weight_decay, decoupled=True)
+        step = scale_by_torch_muon(momentum, nesterov, ns_coefficients, eps, ns_steps, adjust_lr_fn, lr)
+        return chain(step, scale(-1.0), shrink_weights(lr * weight_decay))

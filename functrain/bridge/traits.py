@@ -18,6 +18,7 @@ class Traits(NamedTuple):
     hidden: tuple[str, ...] = ()  # fields that torch does not keep: counters that matter at the first step alone
     elementwise: bool = False  # the rule treats each entry alone
     as_real: bool = False  # complex parameters are pairs of real ones to the rule
+    real_only: bool = False  # it has no complex parameters
     upcast: bool = False  # half-precision gradients are float32 to the rule, and rounded when they are added
     static: frozenset[str] = frozenset()  # values of a group that shape the rule, though they are numbers
 

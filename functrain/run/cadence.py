@@ -24,13 +24,15 @@ class Cadence(NamedTuple):
     grad_accum_steps: int
     validates: bool  # there is something to validate on
 
-    def check(self, max_time: float | None, **counts: int) -> None:
-        """Raise ValueError if the run would never end, or a count is not one."""
+    def checked(self, max_time: float | None, keep: int) -> Cadence:
+        """This cadence; ValueError if the run would never end, or a count is not one."""
+        counts = {"keep": keep}
         counts |= {name: n for name, n in self._asdict().items() if n is not None and name != "validates"}
         positive_int("Trainer", **counts)
         positive("Trainer", max_time=max_time)
         if self.max_epochs is None and self.max_steps is None:
             raise ValueError("Trainer: max_epochs and max_steps are both None; hint: one of them must end the run")
+        return self
 
     def over(self, updates: int, place: Place) -> bool:
         """A limit is reached."""

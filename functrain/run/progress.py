@@ -6,11 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from functrain.base import GradientTransformation
 from functrain.checkpoint import CheckpointError, Contents
 from functrain.logging import Record
 from functrain.run.feed import Place
-from functrain.run.recipe import outline
 from functrain.run.streams import States
 
 T = TypeVar("T")
@@ -31,10 +29,10 @@ class Progress:
         self.best = loss if better else self.best
         return better
 
-    def to_meta(self, place: Place, tx: GradientTransformation) -> dict[str, object]:
-        """What goes into a checkpoint beside the state."""
+    def to_meta(self, place: Place, optimizer: str) -> dict[str, object]:
+        """What goes into a checkpoint beside the state; `optimizer` is its outline."""
         return {
-            "optimizer": outline(tx),
+            "optimizer": optimizer,
             "place": place.to_json(),
             "best": self.best,
             "validated": self.validated,
@@ -42,7 +40,7 @@ class Progress:
         }
 
 
-def read_progress(contents: Contents, tx: GradientTransformation) -> tuple[Progress, Place]:
+def read_progress(contents: Contents, optimizer: str) -> tuple[Progress, Place]:
     """What `to_meta` wrote.
 
     Raises:
@@ -58,9 +56,9 @@ def read_progress(contents: Contents, tx: GradientTransformation) -> tuple[Progr
     def states(name: str) -> States | None:
         return None if place[name] is None else part(name, dict, place)
 
-    saved, mine = part("optimizer", str), outline(tx)
-    if saved != mine:
-        raise CheckpointError(f"{where}: its optimizer is {saved}, and this run's is {mine}")
+    saved = part("optimizer", str)
+    if saved != optimizer:
+        raise CheckpointError(f"{where}: its optimizer is {saved}, and this run's is {optimizer}")
     place = part("place", dict)
     return (
         Progress(part("history", list), part("best", float), part("validated", int)),

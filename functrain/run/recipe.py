@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from functrain.base import GradientTransformation
 from functrain.bridge.modules import Model, ModelLoss
@@ -66,22 +65,8 @@ def choose_precision(
     return "bf16" if device.type == "cpu" else "fp16"
 
 
-def check_supported(
-    optimizer: object, scheduler: object, nonfinite: str, short_window: str, save_async: bool, metrics: object
-) -> None:
+def check_supported(nonfinite: str, short_window: str, save_async: bool, metrics: object) -> None:
     """Raise NotImplementedError for what the arguments allow and the Trainer does not do yet."""
-    if isinstance(optimizer, Optimizer):
-        raise NotImplementedError(
-            f"Trainer: {type(optimizer).__name__} is a torch optimizer, which the Trainer does not drive yet; "
-            "hint: give the same rule as a transformation, such as ft.adamw(1e-3)"
-        )
-    if not isinstance(optimizer, GradientTransformation):
-        raise TypeError(f"Trainer: optimizer must be a GradientTransformation, got {type(optimizer).__name__}")
-    if scheduler is not None:
-        raise NotImplementedError(
-            f"Trainer: {type(scheduler).__name__} sets the rate of a torch optimizer, which the Trainer does not drive "
-            "yet; hint: give the transformation a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...))"
-        )
     choices = {"nonfinite": (nonfinite, "raise", "skip"), "short_window": (short_window, "weighted")}
     for name, (got, *known) in choices.items():
         if got not in known:
@@ -128,14 +113,13 @@ def update_from(step: Step, state: TrainState, batches: Iterable[object], whole:
 
 
 CONFIG = (
-    "optimizer precision device max_epochs max_steps grad_accum_steps max_grad_norm seed log_interval eval_interval "
-    "save_interval"
+    "precision device max_epochs max_steps grad_accum_steps max_grad_norm seed log_interval eval_interval save_interval"
 ).split()
 
 
-def as_config(settings: Mapping[str, object]) -> dict[str, object]:
+def as_config(settings: Mapping[str, object], optimizer: str) -> dict[str, object]:
     """What `config.json` tells of the settings: numbers and strings as they are, other things as code writes them."""
-    told = {name: settings[name] for name in CONFIG}
+    told = {"optimizer": optimizer, **{name: settings[name] for name in CONFIG}}
     told["device"] = str(told["device"])
     plain = bool | int | float | str | None
     return {name: x if isinstance(x, plain) else show(x) for name, x in told.items()}

@@ -145,6 +145,7 @@ def scale_by_torch_muon(
     eps: Scalar = 1e-7,
     ns_steps: int = 5,
     adjust_lr_fn: Literal["original", "match_rms_adamw"] | None = None,
+    learning_rate: Scalar = 1.0,
 ) -> GradientTransformation:
     """The direction of torch.optim.Muon: a mean gradient made nearly orthogonal.
 
@@ -163,8 +164,9 @@ def scale_by_torch_muon(
         ns_coefficients: (a, b, c), Python numbers.
         eps: ε >= 0, in the unit of g.
         ns_steps: how many steps of Newton-Schulz, in [0, 100).
-        adjust_lr_fn: what s is for a matrix of m rows and n columns: √max(1, m/n) for "original" and None,
+        adjust_lr_fn: what s / η is for a matrix of m rows and n columns: √max(1, m/n) for "original" and None,
             0.2 √max(m, n) for "match_rms_adamw", with which a learning rate of AdamW fits.
+        learning_rate: η >= 0. A rate in a tensor makes s in its dtype, as PyTorch does.
 
     Raises:
         ValueError: a leaf that is not a matrix, or complex; the message names it.
@@ -175,7 +177,7 @@ def scale_by_torch_muon(
         Liu et al., Muon is scalable for LLM training, 2025, equation 4 (s). https://arxiv.org/abs/2502.16982
     """
     where = "scale_by_torch_muon"
-    ranges.non_negative(where, momentum=momentum, eps=eps)
+    ranges.non_negative(where, momentum=momentum, eps=eps, learning_rate=learning_rate)
     if len(ns_coefficients) != 3:
         raise ValueError(f"{where}: ns_coefficients must be three numbers, got {ns_coefficients}")
     if not (isinstance(ns_steps, int) and 0 <= ns_steps < 100):
@@ -205,7 +207,7 @@ def scale_by_torch_muon(
         m = tree.map(lambda m, g: _lerp(m, g, 1 - momentum), state.momentum_buffer, g)
         x = tree.map(lambda g, m: _lerp(g, m, momentum), g, m) if nesterov else m
         x = tree.map(lambda x: newton_schulz(x, ns_coefficients, eps, ns_steps).to(x.dtype), x)
-        u = tree.map(lambda x: x * shape_factor(*x.shape), x)
+        u = tree.map(lambda x: x * (learning_rate * shape_factor(*x.shape)), x)
         return tree.cast_like(u, updates), ScaleByTorchMuonState(m)
 
     return GradientTransformation(init, update, local=True)
@@ -221,7 +223,7 @@ def newton_schulz(x: Tensor, coefficients: tuple[float, float, float], eps: Scal
     a, b, c = coefficients
     tall = x.shape[0] > x.shape[1]
     X = x.bfloat16().T if tall else x.bfloat16()
-    X = X / X.norm().clamp(min=eps)
+    X = X / X.norm().clamp(min=eps.to(X) if isinstance(eps, Tensor) else eps)
     for _ in range(steps):
         A = X @ X.T
         X = torch.addmm(X, torch.addmm(A, A, A, beta=b, alpha=c), X, beta=a)

@@ -189,7 +189,8 @@ def scale_by_torch_asgd(
         after = tree.upcast(apply_updates(params, u))
         ax = tree.pointwise(lambda a, p: (1 - mu) * a + mu * p, state.ax, after)
 
-        next_eta = learning_rate / (1 + lambd * learning_rate * float_t) ** alpha
+        rate_t = t.to(learning_rate.dtype) if isinstance(learning_rate, Tensor) else float_t  # as PyTorch rounds it
+        next_eta = learning_rate / (1 + lambd * learning_rate * rate_t) ** alpha
         next_mu = 1 / (float_t - t0).clamp_min(1.0)
         return u, ScaleByTorchAsgdState(
             t, next_eta.to(state.eta.dtype), next_mu.to(state.mu.dtype), tree.cast_like(ax, state.ax)

@@ -59,3 +59,9 @@ def leaves_of_30m(small: bool) -> dict[str, Tensor]:
     layers, width, vocabulary, context = (1, 16, 32, 8) if small else (12, 384, 22_000, 1024)
     model = GPT(layers, width, 2, vocabulary, context)
     return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def leaves_of_11m(small: bool) -> dict[str, Tensor]:
+    """Of those, the 72 of the first six blocks: 11M numbers."""
+    first = tuple(f"blocks.{i}." for i in range(6))
+    return {name: p for name, p in leaves_of_30m(small).items() if name.startswith(first)}

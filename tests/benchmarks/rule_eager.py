@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 import functrain as ft
+from tests.benchmarks.faces import Leaves, over
 from tests.benchmarks.gpt import leaves_of_30m
 from tests.benchmarks.timing import Contender, Row, interleave, main
 
 GOAL = 2.0
-Leaves = dict[str, Tensor]
 
 
 def torchs(params: Leaves, grads: Leaves, **kind: bool) -> Contender:
     """torch.optim.AdamW over clones of these parameters."""
-    own = [torch.nn.Parameter(p.clone()) for p in params.values()]
-    for p, g in zip(own, grads.values(), strict=True):
-        p.grad = g
-    return torch.optim.AdamW(own, lr=1e-3, weight_decay=0.1, **kind).step
+    return over(torch.optim.AdamW, params, grads, lr=1e-3, weight_decay=0.1, **kind).step
 
 
 def pure(params: Leaves, grads: Leaves) -> Contender:

@@ -22,13 +22,13 @@ class Row(NamedTuple):
 
     what: str  # numerator / denominator
     ratio: float
-    goal: float  # met if ratio <= goal
+    goal: float | None  # met if ratio <= goal; None where no goal was set
     detail: str  # the numbers that the ratio is made of
 
     @property
     def met(self) -> bool:
         """Is the goal reached?"""
-        return self.ratio <= self.goal
+        return self.goal is not None and self.ratio <= self.goal
 
 
 class Times(NamedTuple):
@@ -91,14 +91,16 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def child(module: str, *arguments: str) -> object:
+def child(module: str, *arguments: str, **environment: str) -> object:
     """Run a module of this package in a fresh process, and return the JSON on the last line of its output.
+
+    Its environment is this process's, and what is given by name.
 
     On Linux a process begins with the peak of the one that started it: whoever wants to know a child's peak must be
     small, and import no torch.
     """
     command = [sys.executable, "-m", f"{__package__}.{module}", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment, check=False)
     if done.returncode:
         raise SystemExit(f"benchmark {' '.join([module, *arguments])} ended with exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

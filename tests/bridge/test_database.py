@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,10 +19,12 @@ from torch.testing._internal.common_optimizers import (
 from tests.bridge.faces import (
     NAMES,
     ROWS,
+    STEPPED,
     Row,
     assert_error_of_torch,
     assert_near,
     assert_states_near,
+    every_row,
     flat,
     gradients,
     outcome,
@@ -76,16 +79,11 @@ def configurations(given: Iterator[Configuration]) -> Any:
     return pytest.mark.parametrize(("row", "options"), [c[:2] for c in every], ids=[c.what for c in every])
 
 
-def assert_agrees(row: Row, options: dict[str, Any], dtype: torch.dtype) -> None:
-    """Thirty steps in two groups end where torch's do, and so does the state.
-
-    What torch makes of a float32 rate or beta has the error of float32.
-    """
-    if any(isinstance(x, torch.Tensor) for _, x in flat(options)):
-        row = row._replace(float64=1e-7)
+def assert_agrees(row: Row, options: dict[str, Any], dtype: torch.dtype, **mine: Any) -> None:
+    """Thirty steps in two groups end where torch's do, and so does the state."""
     grads = gradients(row.shapes, dtype, STEPS)
     runs, states = [], []
-    for make in (row.ours, row.reference):
+    for make in (partial(row.ours, **mine), row.reference):
         params = parameters(row.shapes, dtype)
         optimizer = make(row.grouped(params, options), **deepcopy(options))
         runs.append(trajectory(row, optimizer, params, grads))
@@ -112,6 +110,8 @@ def test_30_updates_with_foreach_agree_with_torch(row: Row, options: dict[str, A
 
 @configurations(capturable())
 def test_30_updates_with_capturable_agree_with_torchs_loop(row: Row, options: dict[str, Any]) -> None:
+    if isinstance(options.get("betas", (0.0,))[0], torch.Tensor):  # torch's 1 - β**t is float32 then, and ours float64
+        row = row._replace(float64=1e-9)
     assert_agrees(row, options, torch.float64)
 
 
@@ -120,6 +120,14 @@ def test_30_updates_with_capturable_agree_with_torchs_loop(row: Row, options: di
 @configurations(flagged("fused"))
 def test_30_updates_with_fused_agree_with_torchs_loop(row: Row, options: dict[str, Any]) -> None:
     assert_agrees(row, options, torch.float64)
+
+
+@pytest.mark.inductor
+@pytest.mark.long
+@every_row(STEPPED)
+def test_30_compiled_updates_agree_with_torchs_loop(row: Row) -> None:
+    row = row._replace(float64=max(row.float64, row.compiled))
+    assert_agrees(row, row.options, torch.float64, compile=True)
 
 
 @configurations(flagged("differentiable"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import optax
 from torch.optim import ASGD, SGD, Adagrad, Adam, NAdam, RAdam, Rprop
 
+from functrain.transforms.decay import shrink_weights
 from functrain.transforms.torch_adaptive import (
     scale_by_torch_adagrad,
     scale_by_torch_amsgrad,
@@ -77,8 +79,16 @@ ENTRIES: tuple[Entry, ...] = (
         torch=lambda ps: ASGD(ps, 0.1, 0.2, 0.6, 7.0),
         steps=True,
     ),
+    Entry(
+        "shrink_weights",
+        lambda: shrink_weights(0.05),
+        lambda: optax.add_decayed_weights(-0.05),
+        needs_params=True,
+        torch=lambda ps: SGD(ps, 1.0, weight_decay=0.05, maximize=True),
+        steps=True,
+    ),
 )
 FACTORIES: tuple[Callable[..., Any], ...] = (
     scale_by_torch_adagrad, scale_by_torch_amsgrad, scale_by_torch_asgd, scale_by_torch_nadam, scale_by_torch_radam,
-    scale_by_torch_rprop, torch_trace,
+    scale_by_torch_rprop, shrink_weights, torch_trace,
 )  # fmt: skip

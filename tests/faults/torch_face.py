@@ -65,8 +65,8 @@ FAULTS = (
     mutant(
         "torch face: updates are subtracted",
         "bridge/blocks.py",
-        "torch._foreach_add_(params, updates)",
-        "torch._foreach_sub_(params, updates)",
+        "torch._foreach_add_(list(params), list(updates))",
+        "torch._foreach_sub_(list(params), list(updates))",
         DATABASE + "test_30_updates_agree_with_torch[float64-Adam, default]",
     ),
     mutant(

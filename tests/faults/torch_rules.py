@@ -4,6 +4,7 @@ from tests.faults import mutant
 
 ADAPTIVE, STEPS = "transforms/torch_adaptive.py", "transforms/torch_steps.py"
 CLAIMS, CLAIMS_OF_STEPS = "transforms/test_torch_adaptive.py::", "transforms/test_torch_steps.py::"
+CLAIMS_OF_DECAY = "transforms/test_decay.py::"
 BESIDE = "transforms/test_against_torch.py::"
 
 
@@ -189,5 +190,21 @@ FAULTS = (
         "dtype=torch.get_default_dtype(), device=count.device)",
         "dtype=torch.float64, device=count.device)",
         BESIDE + "test_with_weight_decay_and_maximize_around_it_it_agrees_and_so_does_its_state[0.0-False-asgd]",
+    ),
+    # --- decay behind the rate
+    mutant(
+        "shrink_weights: the gradient is shrunk too",
+        "transforms/decay.py",
+        "g + (p * keep - p)",
+        "(g + p) * keep - p",
+        CLAIMS_OF_DECAY + "test_shrinking_is_the_same_whatever_the_gradient",
+        torch("shrink_weights"),
+    ),
+    mutant(
+        "shrink_weights: r p is subtracted, and 1 - r never rounded",
+        "transforms/decay.py",
+        "g + (p * keep - p)",
+        "g - p * (1 - keep)",
+        CLAIMS_OF_DECAY + "test_without_gradients_weights_shrink_as_torchs_adamw_shrinks_them_bit_for_bit",
     ),
 )

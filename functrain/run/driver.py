@@ -1,0 +1,251 @@
+"""What moves beside the pure step: an optimizer and a scheduler of torch's kind, whose values a run obeys.
+
+A transformation has everything in its state, and there is nothing to do. A torch optimizer has a life outside: a
+scheduler, a callback or the user changes its groups between updates. So before each update the groups' numbers go into
+the state, and whenever somebody may look, the state goes back into the optimizer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from functrain.base import GradientTransformation
+from functrain.bridge.face import Face
+from functrain.bridge.factories import from_torch
+from functrain.bridge.pure import FaceState
+from functrain.bridge.values import values_of
+from functrain.checkpoint import CheckpointError, Contents
+from functrain.record import show
+from functrain.run.recipe import outline
+from functrain.state import TrainState
+from functrain.step import Metrics
+
+Meta = dict[str, object]
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """A scheduler of torch.optim.lr_scheduler."""
+
+    optimizer: Optimizer
+
+    def step(self, metrics: float = ...) -> None:
+        """Set the rates of the next update."""
+        ...
+
+    def state_dict(self) -> dict[str, object]:
+        """What `load_state_dict` takes."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Go on from there."""
+        ...
+
+
+class Driver:
+    """A transformation: nothing moves beside it."""
+
+    def __init__(self, tx: GradientTransformation) -> None:
+        self.tx, self.outline = tx, outline(tx)
+        self.config = show(tx)
+
+    def before(self, state: TrainState) -> TrainState:
+        """The state for the next update."""
+        return state
+
+    def after(self, metrics: Metrics) -> Metrics:
+        """What an update reports, when it is done."""
+        return metrics
+
+    def validated(self, loss: float) -> None:
+        """A validation is done."""
+
+    def write_back(self, state: TrainState) -> None:
+        """Let the outside see how far the state is."""
+
+    def to_meta(self) -> Meta:
+        """What a checkpoint must know beside the state."""
+        return {}
+
+    def load(self, contents: Contents, state: TrainState) -> TrainState:
+        """Go on from a checkpoint, and the state that was in it: the state to go on with. A failure changes nothing."""
+        return state
+
+
+class TorchDriver(Driver):
+    """A torch optimizer, and the scheduler that sets its rates.
+
+    Args:
+        optimizer: one of functrain's, or of torch.optim, whose equal here then does the work.
+        scheduler: steps after each applied update; a ReduceLROnPlateau, after each validation.
+        module: whose parameters they are.
+
+    Raises:
+        ValueError: the optimizer has parameters that the module has not; the scheduler is over another optimizer.
+        TypeError: a torch optimizer without an equal here; no scheduler.
+    """
+
+    def __init__(self, optimizer: Optimizer, scheduler: object, module: nn.Module) -> None:
+        face = from_torch(optimizer)
+        if not isinstance(face, Face):
+            raise TypeError(
+                f"Trainer: {type(face).__name__} needs the loss several times an update, which the Trainer does not "
+                "give; hint: a loop of your own calls optimizer.step(closure)"
+            )
+        self.given, self.face = optimizer, face
+        self.scheduler = _checked(scheduler, optimizer)
+        self.names = dict(module.named_parameters())
+        there = {id(p) for p in self.names.values()}
+        for i in range(len(face.param_groups)):
+            for name, p in face.named(i):
+                if id(p) not in there:
+                    raise ValueError(
+                        f"Trainer: parameter {name!r} of the optimizer's group {i} is none of the model's; "
+                        "hint: build the optimizer from this model's parameters()"
+                    )
+        super().__init__(face.as_transform(self.names))
+        self.outline = f"torch.{type(face).__name__}"
+        self.config = " ".join(repr(face).split())
+        self._fixed, self._values = self._split()[1], cast("object", None)
+
+    def before(self, state: TrainState) -> TrainState:
+        """The state with the groups' numbers as they are now."""
+        for mine, given in zip(self.face.param_groups, self.given.param_groups, strict=True):
+            mine.update(values_of(given))
+        values = [values_of(group) for group in self.face.param_groups]
+        if values == self._values and not any(isinstance(x, Tensor) for v in values for x in v.values()):
+            return state
+        numbers, fixed = self._split()
+        if fixed != self._fixed:
+            pairs = zip(fixed, self._fixed, strict=True)
+            changed = [f"{k}={v!r}" for new, old in pairs for k, v in new.items() if v != old.get(k, v)]
+            raise ValueError(
+                f"Trainer: {', '.join(changed) or 'a zero'} was set in a group while training, which makes "
+                "another rule; hint: numbers may change, from and to anything but 0; for the rest build a Trainer anew"
+            )
+        self._values = values
+        opt_state = cast("FaceState", state.opt_state)  # as_transform made it
+        return state._replace(opt_state=opt_state._replace(groups=numbers))
+
+    def after(self, metrics: Metrics) -> Metrics:
+        """Step the scheduler if the update was applied; the first group's rate is the learning rate."""
+        if self.scheduler is not None and not isinstance(self.scheduler, ReduceLROnPlateau) and not metrics["skipped"]:
+            vars(self.given)["_opt_called"] = True  # as step() would, or the scheduler warns that it comes too early
+            self.scheduler.step()
+        return {"learning_rate": metrics["learning_rate/0"], **metrics} if "learning_rate/0" in metrics else metrics
+
+    def validated(self, loss: float) -> None:
+        """Step a ReduceLROnPlateau."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
+
+    def write_back(self, state: TrainState) -> None:
+        """Set the optimizer's state to the run's."""
+        self.face.take_back(cast("FaceState", state.opt_state), self.names)  # as_transform made it
+        if self.given is not self.face:
+            self.given.load_state_dict(self.face.state_dict())
+
+    def to_meta(self) -> Meta:
+        """The groups' values and the scheduler's state."""
+        groups = [values_of(group) for group in self.given.param_groups]
+        schedule = None if self.scheduler is None else self.scheduler.state_dict()
+        return {"torch": {"groups": encode(groups), "scheduler": encode(schedule)}}
+
+    def load(self, contents: Contents, state: TrainState) -> TrainState:
+        """Set groups, scheduler and the optimizer's state to what they were."""
+        where, saved = f"checkpoint.load: {contents.path}", contents.meta.get("torch")
+        if not isinstance(saved, dict):
+            raise CheckpointError(f"{where}: it has no groups of a torch optimizer; hint: this is of another run")
+        groups, schedule = cast("list[dict[str, object]]", decode(saved["groups"])), decode(saved["scheduler"])
+        if (schedule is None) != (self.scheduler is None):
+            has, has_not = ("this run", "the checkpoint") if schedule is None else ("the checkpoint", "this run")
+            raise CheckpointError(f"{where}: {has} has a scheduler, and {has_not} has none")
+        for group, values in zip(self.given.param_groups, groups, strict=True):
+            for name, value in values.items():
+                if isinstance(old := group.get(name), Tensor):
+                    old.fill_(cast("float", value))
+                else:
+                    group[name] = value
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(cast("dict[str, object]", schedule))
+        self._values = None
+        self.write_back(state)
+        return state
+
+    def _split(self) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        return self.face.numbers()
+
+
+def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Driver:
+    """The driver of an optimizer.
+
+    Raises:
+        TypeError: it is none; there is a scheduler beside a transformation.
+    """
+    if isinstance(optimizer, Optimizer):
+        return TorchDriver(optimizer, scheduler, module)
+    if not isinstance(optimizer, GradientTransformation):
+        raise TypeError(
+            f"Trainer: optimizer must be a GradientTransformation or a torch optimizer, got {type(optimizer).__name__}"
+        )
+    if scheduler is not None:
+        raise TypeError(
+            f"Trainer: {type(scheduler).__name__} sets the rate of a torch optimizer, and {outline(optimizer)} is a "
+            "transformation; hint: give it a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or "
+            "train with ft.configure_optimizer(...)"
+        )
+    return Driver(optimizer)
+
+
+def _checked(scheduler: object, optimizer: Optimizer) -> Scheduler | None:
+    if scheduler is None:
+        return None
+    if not isinstance(scheduler, Scheduler):
+        raise TypeError(
+            f"Trainer: scheduler is a {type(scheduler).__name__}, and not one of torch.optim.lr_scheduler; "
+            "hint: OneCycleLR(optimizer, max_lr=..., total_steps=...)"
+        )
+    if scheduler.optimizer is not optimizer:
+        raise ValueError(
+            f"Trainer: {type(scheduler).__name__} sets the rates of another optimizer than the one given; "
+            "hint: build it over the optimizer that the Trainer has"
+        )
+    return scheduler
+
+
+# --- values as JSON writes them, with the types that it does not know
+
+
+def encode(x: object) -> object:
+    """Numbers and strings as they are, containers as [kind, entries]: JSON has no tuples and no numbers as keys.
+
+    Raises:
+        TypeError: what has no place in a file.
+    """
+    if isinstance(x, Tensor) and x.numel() == 1:
+        return x.item()
+    if isinstance(x, dict):
+        return ["counter" if isinstance(x, Counter) else "dict", [[encode(k), encode(v)] for k, v in x.items()]]
+    if isinstance(x, tuple | list):
+        return ["tuple" if isinstance(x, tuple) else "list", [encode(y) for y in x]]
+    if x is None or isinstance(x, bool | int | float | str):
+        return x
+    raise TypeError(f"Trainer: a {type(x).__name__} in the scheduler's state cannot be saved")
+
+
+def decode(x: object) -> object:
+    """The inverse of `encode`."""
+    if not isinstance(x, list):
+        return x
+    kind, entries = x
+    if kind in ("dict", "counter"):
+        pairs = {decode(k): decode(v) for k, v in entries}
+        return Counter(cast("Mapping[object, int]", pairs)) if kind == "counter" else pairs
+    made = [decode(y) for y in cast("Sequence[object]", entries)]
+    return tuple(made) if kind == "tuple" else made
