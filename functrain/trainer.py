@@ -51,8 +51,8 @@ class Trainer:
 
     Args:
         model: a module, or a functionalized one. It holds the trained weights after `train()`.
-        optimizer: a GradientTransformation, which has its own schedule; or a torch optimizer, such as
-            `configure_optimizer` makes. That holds the run's state after `train()` and at each save.
+        optimizer: a transformation with its own schedule, or a torch optimizer, such as `configure_optimizer` makes,
+            which holds the run's state at each save and at the end.
         train_loader, val_loader: iterables of batches, iterated once an epoch, and once a validation.
         scheduler: torch's, over a torch optimizer; it steps after each applied update, or, on a plateau, validation.
         device: where to train; by default where the module is.
@@ -62,19 +62,16 @@ class Trainer:
         max_epochs, max_steps: epochs and updates, skipped ones too, that end the run; None is no limit.
         grad_accum_steps: batches an update. The last update of an epoch has what is left, by its weight.
         max_grad_norm: gradients of a greater global norm are scaled down to it.
-        use_amp: precision "bf16" where the device computes it natively, else "fp16".
-        precision: None or "fp32", "bf16", "fp16", or a Precision.
-        log_interval, eval_interval, save_interval: updates a record, a validation, a checkpoint; None is once an
-            epoch. Every better validation is saved, and the end.
+        precision: None or "fp32", "bf16", "fp16", or a Precision; use_amp chooses "bf16" where it is native, or "fp16".
+        log_interval, eval_interval, save_interval: updates a record, a validation, a checkpoint; None is once an epoch.
         save_dir, keep: the run's directory, None writes nothing; how many checkpoints it keeps, beside the best.
         resume: a checkpoint to go on from; "auto" is the newest in save_dir, if there is one.
         seed, compile: of all that is random in updates, not in loaders; whether to compile the step with `ft.jit`.
-        callbacks, loggers: functions (event, trainer), events being "update", "eval", "epoch", "save" and "end"; things
-            with a method `log(record)`.
-        nonfinite: an update whose loss or gradient is not finite changes no parameter. Where no loss scale expects it,
-            "raise" is a NonFiniteError at the next look, and "skip" counts it and goes on.
-        max_time: seconds after which `train()` ends.
-        short_window, save_async, metrics: for what there is not yet.
+        callbacks: functions (event, trainer); events are "update", "eval", "epoch", "save", "end".
+        loggers: things with a method `log(record)`.
+        nonfinite: an update that is not finite changes no parameter. Where no loss scale expects it, "raise" is a
+            NonFiniteError at the next look, and "skip" goes on.
+        max_time, short_window, save_async, metrics: seconds after which `train()` ends; for what there is not yet.
 
     Raises:
         ValueError, TypeError, NotImplementedError: an argument is not what it should be, or not what there is yet.
@@ -115,9 +112,8 @@ class Trainer:
         metrics: object = None,
     ) -> None:
         check_supported(nonfinite, short_window, save_async, metrics)
-        self.cadence = Cadence(
-            max_epochs, max_steps, log_interval, eval_interval, save_interval, grad_accum_steps, val_loader is not None
-        ).checked(max_time, keep)
+        intervals = log_interval, eval_interval, save_interval, grad_accum_steps
+        self.cadence = Cadence(max_epochs, max_steps, *intervals, val_loader is not None).checked(max_time, keep)
         self.model = model if isinstance(model, Model) else functionalize(model)
         self.device = place_model(self.model, device)
         self.precision = choose_precision(precision, use_amp, self.device)
@@ -195,8 +191,7 @@ class Trainer:
     def _at_boundary(self) -> bool:
         """Do what is due between two updates. True if the run ends here."""
         if self.journal.pending and (self.cadence.log_due(self.updates, self.feed.place) or self._over()):
-            numbers = self.journal.read(self.feed, self.state.guard, self.max_grad_norm)
-            self.console.log(self._record(numbers))
+            self.console.log(self._record(self.journal.read(self.feed, self.state.guard, self.max_grad_norm)))
         if not self._stop and self.cadence.validation_due(self.updates, self.feed.place, self.progress.validated):
             self._validate()
         if not self._stop and self.feed.place.exhausted:
@@ -268,10 +263,9 @@ class Trainer:
         """
         check("Trainer.save_checkpoint", self.state.step)
         self.journal.check()
-        run = self.run or RunDirectory("checkpoints")
         meta = self.progress.to_meta(self.feed.here(), self.driver.outline) | self.driver.to_meta()
         self.driver.write_back(self.state)
-        path = run.save(self.updates, self.state, meta, is_best)
+        path = (self.run or RunDirectory("checkpoints")).save(self.updates, self.state, meta, is_best)
         self._saved, self._better = self._where(), False
         self.console.saved(self.epoch, self.updates, path, is_best)
         self.journal.restart(self.feed)
@@ -289,9 +283,8 @@ class Trainer:
         self.state = self.driver.load(contents, checkpoint.rebuild(contents, self.state))
         self.progress, self.history, self.journal = progress, progress.history, Journal(self.journal.strict)
         self.feed.go(place)
-        self._better, self._saved = False, None
-        if self.run and self.run.protect(contents.path):
-            self._saved = self._where()
+        resumed = self.run and self.run.protect(contents.path)  # it is one of the run's own
+        self._better, self._saved = False, self._where() if resumed else None
         self.model.write_back(self.state.params, self.state.buffers, self.state.frozen)
         self.console.resumed(contents.path, self.updates, self.epoch, place.consumed)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # the one of torch.compiler imports dynamo
 from torch.optim import Optimizer
 
-from functrain.base import GradientTransformation
+from functrain.base import GradientTransformation, UpdateAndApply, update_and_apply
 from functrain.bridge.blocks import Row
 from functrain.bridge.compiled import CompiledLeaf
 from functrain.bridge.given import check_group, check_params
@@ -29,6 +29,8 @@ from functrain.bridge.stepping import Built, check_kind, complete, first_states,
 from functrain.bridge.traits import Traits
 from functrain.bridge.values import has_tensor, numbers_of, values_of
 from functrain.bridge.whole import Whole
+from functrain.compile import jit
+from functrain.tree import Tree
 
 Group: TypeAlias = dict[str, object]
 Params: TypeAlias = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
@@ -54,6 +56,7 @@ class Face(Optimizer):
     def _begin(self, compile: bool) -> None:
         self._compile, self._leaf, self.whole = compile, CompiledLeaf(), Whole()
         self._built: dict[int, Built] = {}
+        self._graph: tuple[object, UpdateAndApply] | None = None  # the fixed values, and what is compiled for them
         self._loading: StateDict | None = None
 
     def add_param_group(self, param_group: Group) -> None:
@@ -112,7 +115,9 @@ class Face(Optimizer):
                 step_group(where, b, self.traits, self.named(i), self.state, compiled)
         else:
             params = dict(pair for i in range(len(built)) for pair in self.named(i))
-            self.whole.step(where, [b.rule for b in built], params, loss, closure)
+            self.whole.step(
+                where, [b.rule for b in built], params, loss, closure, self._compiled_whole if self._compile else None
+            )
         return loss
 
     def _build(self, index: int) -> Built:
@@ -138,6 +143,15 @@ class Face(Optimizer):
     def _compiled(self, built: Built, shared: Mapping[str, Tensor], keys: Sequence[str], rows: Sequence[Row]) -> None:
         values = numbers_of(built.values, self.traits.static)
         self._leaf.step(self.rule, values, self.traits, built.layout, shared, keys, rows)
+
+    def _compiled_whole(
+        self, grads: Tree, state: Tree, params: dict[str, Tensor], extras: Mapping[str, object]
+    ) -> Tree:
+        numbers, fixed = self.numbers()
+        if self._graph is None or self._graph[0] != fixed:
+            self._graph = fixed, jit(update_and_apply(self.as_transform()))
+        _, after = self._graph[1](grads, FaceState(numbers, {}, state), params, **extras)
+        return cast("FaceState", after).whole  # as_transform made it
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -13,14 +13,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from functrain.base import GradientTransformation
 from functrain.bridge.given import check_group, check_params, check_values
-from functrain.transforms.torch_lbfgs import flatten
+from functrain.bridge.lbfgs_memory import StateDict, keep, own, recall, state_in
+from functrain.bridge.pure import FaceState
+from functrain.bridge.values import numbers_of, values_of
+from functrain.holes import is_hole
+from functrain.transforms.torch_lbfgs import TorchLbfgsState, flatten, pack, torch_lbfgs, unpack
 from functrain.transforms.torch_line_search import Evaluation
-from functrain.transforms.torch_quasi_newton import Memory, Settings, first_memory, minimise
+from functrain.transforms.torch_quasi_newton import Settings, minimise
 
-StateDict: TypeAlias = dict[str, object]
+Tensors: TypeAlias = dict[str, Tensor]
 T = TypeVar("T")
-HISTORY = ("old_dirs", "old_stps", "ro")  # lists, as torch has them
+_HOLE = cast("Tensor", ())  # stands where a parameter has no update
 
 
 class LBFGS(Optimizer):
@@ -125,10 +130,61 @@ class LBFGS(Optimizer):
             return here()[1]
 
         (loss, at), state = here(), self.state[params[0]]
-        x, memory = minimise(evaluate, at, _recall(state, at.x), settings)
+        x, memory = minimise(evaluate, at, recall(state, at.x), settings)
         _write(params, x)
-        _keep(state, memory, settings.history_size)
+        keep(state, memory, settings.history_size)
         return loss
+
+    # --- the pure form, as Face has it
+
+    def named(self, index: int) -> list[tuple[str, Tensor]]:
+        """The parameters by their names, or by their numbers."""
+        params = cast("list[Tensor]", self.param_groups[index]["params"])
+        names = cast("list[str]", self.param_groups[index].get("param_names", [str(i) for i in range(len(params))]))
+        return list(zip(names, params, strict=True))
+
+    def numbers(self) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        """The values of the group: the learning rate as the pure form has it in its state, and the others."""
+        numbers, others = numbers_of(values_of(self.param_groups[0]), frozenset(Settings._fields) - {"lr"})
+        return [numbers], [others]
+
+    def as_transform(self, names: Mapping[str, Tensor] | None = None) -> GradientTransformation:
+        """This optimizer as a pure transformation over a dict of its parameters, which goes on from its state.
+
+        It needs `value_fn`, and works in plain eager code. Its state has fixed shapes, so room for the whole history.
+
+        Args:
+            names: what the parameters are called: `dict(module.named_parameters())`. None is the group's own names.
+        """
+        order, group = self._called(names), self.param_groups[0]
+        values = {name: group[name] for name in Settings._fields if name not in ("lr", "line_search")}
+
+        def init(params: Tensors) -> FaceState:
+            memory = recall(self.state[group["params"][0]], flatten({name: params[name] for name in order}))
+            return FaceState(self.numbers()[0], {}, pack(memory, int(group["history_size"])))
+
+        def update(
+            grads: Tensors, state: FaceState, params: Tensors, *, value_fn: Callable[[Tensors], Tensor]
+        ) -> tuple[Tensors, FaceState]:
+            lr = state.groups[0]["learning_rate"]
+            rule = torch_lbfgs(cast("Tensor", lr), line_search_fn=group["line_search_fn"], **values)
+            given = {name: torch.zeros_like(params[name]) if is_hole(grads[name]) else grads[name] for name in order}
+            mine = {name: params[name] for name in order}
+            u, whole = rule.update(given, state.whole, mine, value_fn=lambda some: value_fn({**params, **some}))
+            return {**dict.fromkeys(grads, _HOLE), **u}, state._replace(whole=whole)
+
+        return GradientTransformation(init, update, needs={"value_fn"})
+
+    def take_back(self, state: FaceState, names: Mapping[str, Tensor] | None = None) -> None:
+        """Set this optimizer's state to what the pure form has made of it."""
+        group = self.param_groups[0]
+        memory = unpack(cast("TorchLbfgsState", state.whole))
+        if memory.n_iter or memory.func_evals:
+            keep(self.state[group["params"][0]], memory, int(group["history_size"]))
+
+    def _called(self, names: Mapping[str, Tensor] | None) -> list[str]:
+        called = {id(p): name for name, p in (names or {}).items()}
+        return [own if names is None else called.get(id(p), f"({own})") for own, p in self.named(0)]
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Go on from a state dict, torch's or ours. Tensors are copied, and keep their dtypes.
@@ -140,14 +196,14 @@ class LBFGS(Optimizer):
         states: list[dict[str, object]] = []
 
         def look(_: Optimizer, seen: StateDict) -> None:  # the last hook sees what the others made of it
-            states.append(_state_in(seen, params))
+            states.append(state_in(seen, params))
 
         handle = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        self.state[params[0]] = {key: _own(x, params[0].device) for key, x in states[-1].items()}
+        self.state[params[0]] = {key: own(x, params[0].device) for key, x in states[-1].items()}
 
 
 def _settings(group: Mapping[str, object]) -> Settings:
@@ -187,59 +243,3 @@ def _write(params: Sequence[Tensor], x: Tensor) -> None:
     views = [torch.view_as_real(p) if p.is_complex() else p for p in params]
     for view, piece in zip(views, x.split([v.numel() for v in views]), strict=True):
         view.copy_(piece.view_as(view))
-
-
-# --- the memory under torch's keys
-
-
-def _state_in(state_dict: StateDict, params: Sequence[Tensor]) -> dict[str, object]:
-    """The state in a state dict, which is that of the first parameter.
-
-    Raises:
-        ValueError: it is of other groups, or of another number of entries.
-    """
-    groups = cast("list[dict[str, list[object]]]", state_dict["param_groups"])
-    if len(groups) != 1:
-        raise ValueError(
-            f"loaded state dict has a different number of parameter groups: {len(groups)}, and LBFGS has one"
-        )
-    (group,) = groups
-    if len(group["params"]) != len(params):
-        raise ValueError(
-            "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: it has "
-            f"{len(group['params'])} parameters in the file, and {len(params)} here"
-        )
-    state = cast("dict[object, dict[str, object]]", state_dict["state"]).get(group["params"][0], {})
-    d, n = state.get("d"), flatten(params).numel()
-    if isinstance(d, Tensor) and d.numel() != n:
-        raise ValueError(
-            f"LBFGS: the state is of {d.numel()} entries in all parameters together, and here are {n}; "
-            "hint: the parameters must be those that the saved optimizer had"
-        )
-    return state
-
-
-def _own(x: object, device: torch.device) -> object:
-    """A copy of an entry of a state."""
-    if isinstance(x, list):
-        return [_own(y, device) for y in x]
-    return x.detach().to(device, copy=True) if isinstance(x, Tensor) else x
-
-
-def _recall(state: Mapping[str, object], x: Tensor) -> Memory:
-    """The memory that a state holds."""
-    kept = cast("dict[str, Any]", {name: x for name, x in state.items() if name in Memory._fields})  # as _keep left it
-    for name in (*HISTORY, "al"):
-        kept[name] = tuple(x for x in kept.get(name, ()) if x is not None)
-    return first_memory(x)._replace(**kept)
-
-
-def _keep(state: dict[str, object], memory: Memory, history_size: int) -> None:
-    """Write a memory into a state. Before the first iteration there are only counters; before the second, no al."""
-    state.update(func_evals=memory.func_evals, n_iter=memory.n_iter)
-    if memory.n_iter:
-        kept = memory._replace(al=())._asdict() | {name: list(getattr(memory, name)) for name in HISTORY}
-        del kept["al"]
-        state.update(kept)
-    if memory.n_iter > 1:
-        state["al"] = [*memory.al, *[None] * (history_size - len(memory.al))]

@@ -6,7 +6,7 @@ them (`grad`), or the loss at other parameters (`value_fn`). All three come from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -22,6 +22,7 @@ from functrain.tree import Tree
 
 Closure = Callable[[], object]
 Flat = dict[str, Tensor]
+Compiled = Callable[[Tree, Tree, Flat, Mapping[str, object]], Tree]
 
 
 class Whole:
@@ -39,8 +40,18 @@ class Whole:
         params: dict[str, Tensor],
         loss: object,
         closure: Closure | None,
+        compiled: Compiled | None,
     ) -> None:
         """One update of all of them, in place.
+
+        Args:
+            where: the optimizer's name.
+            rules: that of each group.
+            params: all parameters by name.
+            loss: what the closure returned.
+            closure: evaluates it again.
+            compiled: updates in place by a compiled graph, and returns the state. Not while gradients are missing, nor
+                for a rule that evaluates the loss for itself.
 
         Raises:
             ValueError: the groups' values make different rules; the rule needs the loss, and there is no closure.
@@ -67,6 +78,9 @@ class Whole:
             at = _value_at(params, closure)
             extras = {"value": value, "grad": grads, "value_fn": at}
         given = {name: extras[name] for name in rule.needs}
+        if compiled is not None and "value_fn" not in given and not any(is_hole(g) for g in grads.values()):
+            self.state = compiled(grads, state, values, given)
+            return
         updates, self.state = rule.update(grads, state, values, **given)
         moved = [(values[name], u) for name, u in cast("dict[str, Tensor]", updates).items() if not is_hole(u)]
         add_([p for p, _ in moved], [u for _, u in moved])

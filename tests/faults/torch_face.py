@@ -86,8 +86,8 @@ FAULTS = (
     mutant(
         "torch face: a beta may be one",
         "bridge/given.py",
-        "elif not 0 <= b < 1:",
-        "elif not 0 <= b <= 1:",
+        "if not 0 <= b < 1:",
+        "if not 0 <= b <= 1:",
         ERRORS + "test_betas_out_of_range_are_refused_by_their_index[Adam]",
     ),
     mutant(

@@ -166,8 +166,8 @@ FAULTS = (
     mutant(
         "asgd: the rate falls by λ t, not λ γ t",
         STEPS,
-        "(1 + lambd * learning_rate * float_t) ** alpha",
-        "(1 + lambd * float_t) ** alpha",
+        "(1 + lambd * learning_rate * rate_t) ** alpha",
+        "(1 + lambd * rate_t) ** alpha",
         CLAIMS_OF_STEPS + "test_asgd_by_hand",
     ),
     mutant(
