@@ -65,7 +65,7 @@ def _call(func: Callable[..., Tensor], args: Sequence[object], kwargs: Mapping[s
             if type(other) is Batch:
                 return Batch(BINARY[name](first.leaves, other.leaves))
             if _takes(name, first.leaves[0], other):
-                return Batch(BINARY[name](first.leaves, other))
+                return Batch(BINARY[name](first.leaves, _scalar(name, first.leaves[0], other)))
     if name not in ELEMENTWISE:
         raise NotElementwise(name)
     return _each(func, args, kwargs)
@@ -96,6 +96,17 @@ def _takes(name: str, leaf: Tensor, other: object) -> bool:
     if not leaf.is_floating_point() or (name in OWN_ROUNDING and leaf.device.type != "cpu"):
         return False
     return isinstance(other, float | int) or (name in SCALAR_TENSOR and _is_scalar(other))
+
+
+def _scalar(name: str, leaf: Tensor, other: object) -> object:
+    """A number as a tensor of the leaf's dtype, where that rounds the same: else it is converted once a leaf."""
+    if name not in SCALAR_TENSOR or leaf.dtype not in WHOLE or not leaf.is_cpu:
+        return other
+    return torch.tensor(other, dtype=leaf.dtype) if isinstance(other, float) else _converted(other, leaf.dtype)
+
+
+def _converted(other: object, dtype: torch.dtype) -> object:
+    return other.to(dtype) if isinstance(other, Tensor) and other.is_floating_point() else other
 
 
 def _is_scalar(x: object) -> bool:

@@ -21,9 +21,16 @@ def first_count(params: Tree) -> Tensor:
     return torch.zeros((), dtype=torch.int32, device=leaves[0].device if leaves else None)
 
 
+def on_host(count: Tensor) -> bool:
+    """True where a count can be read without waiting: a number in plain eager code on a CPU."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None and count.is_cpu
+
+
 def increment(count: Tensor) -> Tensor:
     """count + 1, or count where that would overflow."""
     greatest = torch.iinfo(count.dtype).max
+    if on_host(count) and not count.dim():
+        return torch.tensor(min(int(count) + 1, greatest), dtype=count.dtype)
     return torch.where(count < greatest, count + 1, count)
 
 
@@ -44,6 +51,9 @@ def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
         decay: β in [0, 1), memory of the average.
         count: t >= 1, terms so far.
     """
+    if on_host(count) and not isinstance(decay, Tensor) and not count.dim():
+        half = math.tanh(int(count) * math.log(decay) / 2) if decay else -1.0
+        return torch.tensor(2 * half / (half - 1), dtype=torch.float64)
     t = count.to(wide(count.device))
     log = torch.log(decay.to(t.dtype)) if isinstance(decay, Tensor) else math.log(decay) if decay else -math.inf
     h = torch.tanh(t * log / 2)

@@ -93,7 +93,12 @@ def _own(x: Tensor, copy: bool) -> Tensor:
 
 
 def unshared(state: T, params: Tree = ()) -> T:
-    """The state with memory of its own where it has a parameter's, or one tensor's twice: donation writes into all."""
+    """The state with memory of its own where it has a parameter's, or one tensor's twice: donation writes into all.
+
+    Under torch.func nothing is written to, and the state is left as it is.
+    """
+    if functional():
+        return state
     seen = {_memory(x) for x in tree.leaves(params)}
 
     def own(x: Tensor) -> Tensor:

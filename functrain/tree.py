@@ -33,6 +33,7 @@ __all__ = [
 Tree: TypeAlias = object
 T = TypeVar("T")
 
+HALF = (torch.float16, torch.bfloat16)
 _NAMESPACE = "functrain"
 _INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=_NAMESPACE)
 _INSERTION_ORDER.__enter__()  # never left: the namespace is ours alone
@@ -126,23 +127,22 @@ def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
     if torch.compiler.is_compiling():
         return map(lambda *row: elementwise.alone(f, row), tree, *rest)
     spec, columns = aligned(tree, *rest)
-    check = len(columns) > 1
-    if check and _sizes(columns[0]) != _sizes(*columns[1:]):
+    sizes = _sizes(columns[0]) if len(columns) > 1 else None
+    if sizes and any(_sizes(column) != sizes for column in columns[1:]):
         _blame(tree, columns)
     try:
         out = elementwise.run(f, columns)
     except RuntimeError:
         _blame(tree, columns)
         raise
-    if check and _sizes(columns[0]) != _sizes(out):
+    if sizes and _sizes(out) != sizes:
         _blame(tree, columns)  # (1, 3) and (3, 1) broadcast to more
     return cast("T", optree.tree_unflatten(spec, out))  # T by structure
 
 
-def _sizes(*columns: Sequence[object]) -> object:
-    """What is quick to ask of shapes: elements and dimensions. False if the columns differ in that."""
-    sizes = [[(x.numel(), x.dim()) for x in column if isinstance(x, Tensor)] for column in columns]
-    return sizes[0] if sizes.count(sizes[0]) == len(columns) else False
+def _sizes(column: Sequence[object]) -> list[tuple[int, int]]:
+    """What is quick to ask of shapes: elements and dimensions."""
+    return [(x.numel(), x.dim()) for x in column if isinstance(x, Tensor)]
 
 
 def _blame(tree: Tree, columns: Sequence[Sequence[object]]) -> None:
@@ -170,12 +170,16 @@ def cast_to(tree: T, dtype: torch.dtype) -> T:
 
 def cast_like(tree: T, like: Tree) -> T:
     """Each leaf in the dtype of the corresponding leaf of `like`."""
+    if [x.dtype for x in leaves(tree)] == [x.dtype for x in leaves(like)]:
+        return tree
     return map(lambda x, y: x if x.dtype == y.dtype else x.to(y.dtype), tree, like)
 
 
 def upcast(tree: T) -> T:
     """Half-precision leaves in float32, the others as they are."""
-    return map(lambda x: x.float() if x.dtype in (torch.float16, torch.bfloat16) else x, tree)
+    if not any([x.dtype in HALF for x in leaves(tree)]):
+        return tree
+    return map(lambda x: x.float() if x.dtype in HALF else x, tree)
 
 
 def norm(tree: Tree) -> Tensor:

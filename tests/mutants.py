@@ -29,6 +29,7 @@ from tests.faults import (
     Mutant,
     around_rules,
     beliefs,
+    driver,
     layerwise,
     rules,
     runs,

@@ -56,7 +56,7 @@ def assert_same(one: tree.Tree, other: tree.Tree) -> None:
 
 
 class Foreach(TorchDispatchMode):
-    """Counts the operators that run, those on lists of tensors apart."""
+    """Counts the operators that run on more than a number, those on lists of tensors apart."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Foreach(TorchDispatchMode):
     ) -> object:
         if "_foreach_" in str(func):
             self.lists += 1
-        else:
+        elif any(isinstance(x, Tensor) and x.dim() for x in args):
             self.others += 1
         assert callable(func)
         return func(*args, **(kwargs or {}))

@@ -690,16 +690,20 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path: Path) -> No
         ),
         (
             {"optimizer": torch.optim.SGD([torch.ones(1)], lr=1.0)},
-            NotImplementedError,
-            "Trainer: SGD is a torch optimizer, which the Trainer does not drive yet; "
-            "hint: give the same rule as a transformation, such as ft.adamw(1e-3)",
+            ValueError,
+            "Trainer: parameter '0' of the optimizer's group 0 is none of the model's; "
+            "hint: build the optimizer from this model's parameters()",
         ),
-        ({"optimizer": 3}, TypeError, "Trainer: optimizer must be a GradientTransformation, got int"),
+        (
+            {"optimizer": 3},
+            TypeError,
+            "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int",
+        ),
         (
             {"scheduler": 3},
-            NotImplementedError,
-            "Trainer: int sets the rate of a torch optimizer, which the Trainer does not drive yet; "
-            "hint: give the transformation a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...))",
+            TypeError,
+            "Trainer: int sets the rate of a torch optimizer, and sgd is a transformation; hint: give it a schedule, "
+            "such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or train with ft.configure_optimizer(...)",
         ),
         (
             {"nonfinite": "rollback"},

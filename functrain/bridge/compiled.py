@@ -1,17 +1,19 @@
 """The update of one parameter as a compiled function of any size.
 
 A compiled update of all parameters takes minutes to compile when there are many. A local rule needs less: one function
-for one parameter, whose sizes are variables, called for each. It takes the numbers of the group as a tensor, so that a
-schedule compiles nothing anew, and writes into the parameter and its state.
+for one parameter, or for a handful of small ones, whose sizes are variables, called again and again. It takes the
+numbers of the group as a tensor, so that a schedule compiles nothing anew, and writes into parameters and states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import cast
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config
 
 from functrain.base import GradientTransformation
 from functrain.bridge.blocks import Row
@@ -23,7 +25,7 @@ from functrain.tree import Tree
 
 Call = Callable[..., None]
 SERIAL = 1 << 15  # entries below which one thread is faster than two
-NAME = "p"  # what the parameter is called in there
+CHUNK = 8  # so many small parameters go into one call: a call costs fifty microseconds, and compiling each of them time
 
 
 class CompiledLeaf:
@@ -59,24 +61,34 @@ class CompiledLeaf:
         given = [x.reshape(1) for x in shared.values()]
         leaf = Leaf(make, counts, static, layout, list(shared), keys, traits)
         common = (*counts.items(), *sorted(static.items(), key=lambda item: item[0]), *shared, *keys)
-        for row in sorted(rows, key=lambda row: -row.tensors[0].numel()):  # sizes of the first call decide on threads
+        alike: dict[Hashable, list[tuple[Tensor, ...]]] = {}
+        for row in rows:
             tensors = row.tensors
             size = tensors[0].numel()
-            if not size:
-                continue
-            if traits.elementwise and all(x.is_contiguous() for x in tensors):
-                tensors = tuple(x.view(-1) for x in tensors)
+            if traits.elementwise and all([x.is_contiguous() for x in tensors]):
+                tensors = tuple([x if x.dim() == 1 else x.view(-1) for x in tensors])
             # A graph takes a 0-dim float64 tensor on the CPU for a Python number, and drops what is written to it.
-            scalars = tuple(not x.dim() for x in tensors)
-            tensors = tuple(x.view(1) if scalar else x for x, scalar in zip(tensors, scalars, strict=True))
+            scalars = tuple([not x.dim() for x in tensors])
+            if any(scalars):
+                tensors = tuple([x if x.dim() else x.view(1) for x in tensors])
             few = size < SERIAL and tensors[0].is_cpu
-            kind = (common, few, scalars, size == 1, *((x.dim(), x.dtype, x.device) for x in tensors))
-            if (call := self._calls.get(kind)) is not None:
-                call(packed, given, *tensors)
-            else:
-                call = self._calls[kind] = leaf.compiled(few, scalars)
-                with announced("the update of a parameter", "inductor", True, "seconds, once"):
-                    call(packed, given, *tensors)
+            kind = (few, few and traits.elementwise and size > 1, scalars, size == 1)
+            like = [(x.dim(), x.dtype) for x in tensors]
+            alike.setdefault((*kind, tensors[0].device, *like), []).append(tensors)
+        for (few, together, scalars, *what), group in cast("dict[tuple[Any, ...], Any]", alike).items():
+            group.sort(key=_minus_size)  # the sizes of the first call decide on threads
+            key = (common, few, together, scalars, *what)
+            chunk = CHUNK if together else 1
+            for i in range(0, len(group), chunk):
+                part = group[i : i + chunk]
+                part += [tuple(x.clone() for x in group[0]) for _ in range(chunk - len(part))]  # always as many
+                flat = [x for tensors in part for x in tensors]
+                if (call := self._calls.get(key)) is not None:
+                    call(packed, given, *flat)
+                elif flat[0].numel():
+                    call = self._calls[key] = leaf.compiled(few, scalars)
+                    with announced("the update of a parameter", "inductor", True, "seconds, once"), _sizes_apart():
+                        call(packed, given, *flat)
 
 
 class Leaf:
@@ -103,36 +115,55 @@ class Leaf:
             scalars: which tensors are 0-dim, and come with one dimension.
         """
 
+        width = len(scalars)
+
         def update(packed: Tensor, given: list[Tensor], *boxed: Tensor) -> None:
-            p, g, *columns = (x.view(()) if scalar else x for x, scalar in zip(boxed, scalars, strict=True))
-            self(packed, given, p, g, columns)
+            flat = [x.view(()) if scalars[i % width] else x for i, x in enumerate(boxed)]
+            self(packed, given, [flat[i : i + width] for i in range(0, len(flat), width)])
 
         update.__code__ = update.__code__.replace(co_name="update_of_a_parameter")
         options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.threads": 1} if few else {}
         return cast("Call", torch.compile(update, fullgraph=True, dynamic=True, options=options))
 
-    def __call__(
-        self, packed: Tensor, given: Sequence[Tensor], p: Tensor, g: Tensor, columns: Sequence[Tensor]
-    ) -> None:
-        """Update p and its columns."""
+    def __call__(self, packed: Tensor, given: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]) -> None:
+        """Update parameters and what they have, a row each."""
         values: dict[str, object] = {}
         place = 0
         for name, count in self.counts.items():
-            part = [packed[i] for i in range(place, place + abs(count))]
+            part = [packed[i] for i in range(place, place + count)]
             values["lr" if name == RATE else name] = part[0] if count == 1 else tuple(part)
             place += count
         rule = self.make(**values, **self.static)
+        names = [str(i) for i in range(len(rows))]
+        params = {name: row[0] for name, row in zip(names, rows, strict=True)}
+        grads = {name: self.traits.gradient(row[1]) for name, row in zip(names, rows, strict=True)}
         shared = {key: x.view(()) for key, x in zip(self.shared, given, strict=True)}
         each: dict[str, dict[str, Tensor]] = {field.key: {} for field in self.layout.fields if field.each}
-        for key, x in zip(self.keys, columns, strict=True):
-            each[key] = {NAME: x}
-        updates, state = rule.update(
-            {NAME: self.traits.gradient(g)}, self.layout.join([NAME], Columns(shared, each)), {NAME: p}
-        )
+        for i, key in enumerate(self.keys):
+            each[key] = {name: row[2 + i] for name, row in zip(names, rows, strict=True)}
+        updates, state = rule.update(grads, self.layout.join(names, Columns(shared, each)), params)
         new = self.layout.split(state)
-        p.add_(updates[NAME])
-        for key, x in zip(self.keys, columns, strict=True):
-            x.copy_(new.each[key][NAME])
+        for name, row in zip(names, rows, strict=True):
+            row[0].add_(updates[name])
+            for i, key in enumerate(self.keys):
+                row[2 + i].copy_(new.each[key][name])
+
+
+def _minus_size(tensors: Sequence[Tensor]) -> int:
+    return -tensors[0].numel()
+
+
+class Patch(Protocol):
+    """A module of torch's settings."""
+
+    def patch(self, **settings: bool) -> AbstractContextManager[None]:
+        """These settings for the length of a block."""
+        ...
+
+
+def _sizes_apart() -> AbstractContextManager[None]:
+    """While compiling: sizes that are equal now are variables of their own."""
+    return cast("Patch", _config).patch(use_duck_shape=False)
 
 
 def _flat(value: Tree) -> Sequence[Tensor]:

@@ -109,9 +109,8 @@ class Layout:
 
     def cohort(self, state: State, fresh: bool) -> Hashable:
         """What parameters must have in common to go through the rule together."""
-        numbers = [state[field.key].tolist() for field in self.fields if not field.each and field.key in state]
-        there = [field.key in state for field in self.fields if field.each]
-        return fresh, *map(str, numbers), *there
+        numbers = [str(state[field.key].tolist()) for field in self.fields if not field.each and field.key in state]
+        return fresh, *numbers, *[field.key in state for field in self.fields if field.each]
 
 
 def layout_of(

@@ -48,9 +48,9 @@ class Part(NamedTuple):
         """The group's numbers as they are now, as tensors."""
         return numbers_of(values_of(self.group), self.traits.static)[0]
 
-    def layout(self, rule: GradientTransformation, params: Tensors) -> Layout:
+    def layout(self, rule: GradientTransformation) -> Layout:
         """Where the rule's state lies."""
-        return layout_of(rule, dict(list(params.items())[:1]), self.traits.torch_names, self.traits.hidden)
+        return layout_of(rule, dict(list(self.params.items())[:1]), self.traits.torch_names, self.traits.hidden)
 
 
 def pure_form(parts: Sequence[Part], states: Mapping[Tensor, State], whole: Whole) -> GradientTransformation:
@@ -63,6 +63,7 @@ def pure_form(parts: Sequence[Part], states: Mapping[Tensor, State], whole: Whol
     """
     rules = [part.make(**values_of(part.group)) for part in parts]
     fixed = [numbers_of(values_of(part.group), part.traits.static)[1] for part in parts]
+    layouts = [part.layout(rule) for part, rule in zip(parts, rules, strict=True)]  # numbers do not shape them
     needs: frozenset[str] = frozenset().union(*(rule.needs for rule in rules))
 
     def first_each(params: Tensors) -> FaceState:
@@ -77,11 +78,11 @@ def pure_form(parts: Sequence[Part], states: Mapping[Tensor, State], whole: Whol
     def update_each(grads: Tensors, state: FaceState, params: Tensors) -> tuple[Tensors, FaceState]:
         updates: Tensors = dict.fromkeys(grads, _HOLE)  # what no group has stays as it is
         after = dict(state.params)
-        for part, numbers, others in zip(parts, state.groups, fixed, strict=True):
+        for part, layout, numbers, others in zip(parts, layouts, state.groups, fixed, strict=True):
             mine = {name: params[name] for name in part.params if name in grads and not is_hole(grads[name])}
             if mine:
                 rule = part.make(**values_from(numbers, others))
-                new, changed = _advance(part, rule, mine, grads, state.params)
+                new, changed = _advance(part, rule, layout, mine, grads, state.params)
                 updates |= new
                 after |= changed
         return updates, state._replace(params=after)
@@ -109,10 +110,15 @@ def put_back(parts: Sequence[Part], states: MutableMapping[Tensor, State], whole
 
 
 def _advance(
-    part: Part, rule: GradientTransformation, params: Tensors, grads: Tensors, states: Mapping[str, State]
+    part: Part,
+    rule: GradientTransformation,
+    layout: Layout,
+    params: Tensors,
+    grads: Tensors,
+    states: Mapping[str, State],
 ) -> tuple[Tensors, dict[str, State]]:
     """The updates of some parameters, and their states afterwards."""
-    layout, traits = part.layout(rule, params), part.traits
+    traits = part.traits
     updates: Tensors = {}
     after: dict[str, State] = {}
     for names in _cohorts(layout, list(params), states):
@@ -145,7 +151,7 @@ def _start(part: Part, params: Tensors, states: Mapping[Tensor, State]) -> dict[
     if not params:
         return {}
     rule, traits = part.make(**values_of(part.group)), part.traits
-    layout = part.layout(rule, params)
+    layout = part.layout(rule)
     seen = {name: traits.seen(p) for name, p in params.items()}
     columns = layout.split(unshared(rule.init(seen), seen))
     shown = {key: {n: traits.shown(x, params[n]) for n, x in column.items()} for key, column in columns.each.items()}

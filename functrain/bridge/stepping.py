@@ -110,10 +110,9 @@ def _step_cohort(built: Built, traits: Traits, cohort: Sequence[Member], compile
     names, states = [m.name for m in cohort], [m.state for m in cohort]
     columns = built.layout.gather(names, states, cohort[0].fresh)
     keys = [key for key, column in columns.each.items() if column]  # a cohort has an entry for all, or for none
-    rows = [
-        Row(m.name, tuple(traits.seen(x) for x in (m.param.detach(), m.grad, *[m.state[key] for key in keys])))
-        for m in cohort
-    ]
+    rows = [Row(m.name, (m.param.detach(), m.grad, *[m.state[key] for key in keys])) for m in cohort]
+    if traits.as_real and any(m.param.is_complex() for m in cohort):
+        rows = [Row(row.name, tuple(traits.seen(x) for x in row.tensors)) for row in rows]
     if compiled is not None:
         compiled(built, columns.shared, keys, rows)
         if not columns.shared:

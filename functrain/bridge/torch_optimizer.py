@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 from torch import Tensor
 
@@ -90,7 +90,15 @@ class TorchOptimizer(Face):
 def _counting(recipe: Recipe, values: Mapping[str, object]) -> frozenset[str]:
     """The values that shape the rule: integers, by the factory's own annotations."""
     hints = inspect.signature(recipe.factory).parameters
-    return frozenset(name for name in values if name in hints and hints[name].annotation in (int, "int"))
+    return frozenset(name for name in values if name in hints and _counts(hints[name].annotation))
+
+
+def _counts(annotation: object) -> bool:
+    """True for int, and for what may be an int or something that is no number."""
+    if isinstance(annotation, str):
+        return "int" in annotation.split(" | ") and "float" not in annotation
+    kinds = get_args(annotation) or (annotation,)
+    return int in kinds and float not in kinds
 
 
 def read_rule(rule: Factory | GradientTransformation, given: Mapping[str, object]) -> tuple[Recipe, dict[str, object]]:

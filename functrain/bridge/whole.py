@@ -7,10 +7,11 @@ them (`grad`), or the loss at other parameters (`value_fn`). All three come from
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from functrain import tree
 from functrain.base import GradientTransformation
@@ -22,6 +23,7 @@ from functrain.tree import Tree
 
 Closure = Callable[[], object]
 Flat = dict[str, Tensor]
+Evaluate = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
 Compiled = Callable[[Tree, Tree, Flat, Mapping[str, object]], Tree]
 
 
@@ -74,7 +76,7 @@ class Whole:
         extras: dict[str, object] = {}
         if rule.needs:
             assert closure is not None  # asked above
-            value = loss.detach() if isinstance(loss, Tensor) else torch.tensor(float(cast("float", loss)))
+            value = _loss(loss)
             at = _value_at(params, closure)
             extras = {"value": value, "grad": grads, "value_fn": at}
         given = {name: extras[name] for name in rule.needs}
@@ -114,25 +116,66 @@ def _taken(found: Tensor | None, first: Tensor) -> Tensor:
     return first if found is None or found.shape != first.shape else found.to(first.device, copy=True)
 
 
+def _loss(returned: object) -> Tensor:
+    """What a closure returned, as a rule wants it; a Python number has 53 bits."""
+    if isinstance(returned, Tensor):
+        return returned.detach()
+    return torch.tensor(float(cast("float", returned)), dtype=torch.float64)
+
+
+class _Saved(Protocol):
+    saved_tensors: tuple[Tensor, ...]
+
+
+class _Evaluate(torch.autograd.Function):
+    """A closure as a function of the parameters: its derivative is the gradient that its own backward pass found."""
+
+    @staticmethod
+    def forward(evaluate: Evaluate, *params: Tensor) -> tuple[Tensor, ...]:
+        """The loss, and the gradients."""
+        loss, grads = evaluate(params)
+        return loss, *grads
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the gradients."""
+        ctx.save_for_backward(*output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        """The chain rule."""
+        grads = cast("_Saved", ctx).saved_tensors  # torch's annotation has only what setup_context writes
+        return None, *(outer[0] * g for g in grads)
+
+
 def _value_at(params: dict[str, Tensor], closure: Closure) -> Callable[[Tree], Tensor]:
-    """The loss at other parameters: they take their places for the length of a closure, gradients and all."""
+    """The loss at other parameters, differentiable once.
+
+    They take the parameters' places for the length of a closure; then values and gradients are as they were.
+    """
+
+    def evaluate(given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        own = [(p, p.detach().clone(), p.grad) for p in params.values()]
+        try:
+            with torch.no_grad():
+                for (p, _, _), x in zip(own, given, strict=True):
+                    p.copy_(x)
+            for p, _, _ in own:
+                p.grad = None
+            with torch.enable_grad():
+                loss = closure()
+            return _loss(loss).clone(), [torch.zeros_like(p) if p.grad is None else p.grad for p, _, _ in own]
+        finally:
+            with torch.no_grad():
+                for p, x, g in own:
+                    p.copy_(x)
+                    p.grad = g
 
     def value_fn(other: Tree) -> Tensor:
         given = cast("dict[str, Tensor]", other)
-        own = {name: (p.detach().clone(), p.grad) for name, p in params.items()}
-        try:
-            with torch.no_grad():
-                for name, x in given.items():
-                    params[name].copy_(x)
-            for p in params.values():
-                p.grad = None
-            with torch.enable_grad():
-                value = closure()
-        finally:
-            with torch.no_grad():
-                for name, p in params.items():
-                    p.copy_(own[name][0])
-                    p.grad = own[name][1]
-        return value.detach() if isinstance(value, Tensor) else torch.tensor(float(cast("float", value)))
+        apply = cast("Callable[..., tuple[Tensor, ...]]", _Evaluate.apply)
+        loss, *_ = apply(evaluate, *(given.get(name, p.detach()) for name, p in params.items()))
+        return loss
 
     return value_fn

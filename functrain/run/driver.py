@@ -7,19 +7,23 @@ the state, and whenever somebody may look, the state goes back into the optimize
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from functrain import tree
 from functrain.base import GradientTransformation
 from functrain.bridge.face import Face
 from functrain.bridge.factories import from_torch
 from functrain.bridge.pure import FaceState
-from functrain.bridge.values import values_of
+from functrain.bridge.torch_optimizer import TorchOptimizer
+from functrain.bridge.values import has_tensor, numbers_of, values_of
 from functrain.checkpoint import CheckpointError, Contents
 from functrain.record import show
 from functrain.run.recipe import outline
@@ -27,6 +31,7 @@ from functrain.state import TrainState
 from functrain.step import Metrics
 
 Meta = dict[str, object]
+LOOPS = frozenset({"foreach", "fused", "capturable", "differentiable"})  # how torch loops, and not what it computes
 
 
 @runtime_checkable
@@ -110,28 +115,32 @@ class TorchDriver(Driver):
                         "hint: build the optimizer from this model's parameters()"
                     )
         super().__init__(face.as_transform(self.names))
-        self.outline = f"torch.{type(face).__name__}"
+        self.outline = f"torch.{_rule_of(face)}" + (f" under {_name_of(scheduler)}" if scheduler else "")
         self.config = " ".join(repr(face).split())
-        self._fixed, self._values = self._split()[1], cast("object", None)
+        self._fixed, self._values = self.face.numbers()[1], cast("object", None)
 
     def before(self, state: TrainState) -> TrainState:
         """The state with the groups' numbers as they are now."""
+        if (n := len(self.given.param_groups)) != len(self._fixed):
+            raise ValueError(
+                f"Trainer: the optimizer has {n} groups, and had {len(self._fixed)} when the Trainer was built; "
+                "hint: build a Trainer anew"
+            )
         for mine, given in zip(self.face.param_groups, self.given.param_groups, strict=True):
             mine.update(values_of(given))
         values = [values_of(group) for group in self.face.param_groups]
-        if values == self._values and not any(isinstance(x, Tensor) for v in values for x in v.values()):
+        changing = any(map(has_tensor, values))  # perhaps in place
+        if values == self._values and not changing:
             return state
-        numbers, fixed = self._split()
-        if fixed != self._fixed:
-            pairs = zip(fixed, self._fixed, strict=True)
-            changed = [f"{k}={v!r}" for new, old in pairs for k, v in new.items() if v != old.get(k, v)]
+        if changed := self._another_rule(values):
             raise ValueError(
-                f"Trainer: {', '.join(changed) or 'a zero'} was set in a group while training, which makes "
-                "another rule; hint: numbers may change, from and to anything but 0; for the rest build a Trainer anew"
+                f"Trainer: {changed} was set in a group while training, which makes another rule; "
+                "hint: numbers may change, from and to anything but 0; for the rest build a Trainer anew"
             )
-        self._values = values
+        self._values, numbers = values, self.face.numbers()[0]
+        groups = tree.map(torch.clone, numbers) if changing else numbers  # what is known of this update stays true
         opt_state = cast("FaceState", state.opt_state)  # as_transform made it
-        return state._replace(opt_state=opt_state._replace(groups=numbers))
+        return state._replace(opt_state=opt_state._replace(groups=groups))
 
     def after(self, metrics: Metrics) -> Metrics:
         """Step the scheduler if the update was applied; the first group's rate is the learning rate."""
@@ -147,13 +156,18 @@ class TorchDriver(Driver):
 
     def write_back(self, state: TrainState) -> None:
         """Set the optimizer's state to the run's."""
-        self.face.take_back(cast("FaceState", state.opt_state), self.names)  # as_transform made it
+        opt_state = cast("FaceState", state.opt_state)  # as_transform made it
+        for name in opt_state.params:
+            self.face.state.pop(self.names[name], None)  # take_back leaves out what has made no step
+        self.face.take_back(opt_state, self.names)
         if self.given is not self.face:
-            self.given.load_state_dict(self.face.state_dict())
+            groups = self.given.param_groups
+            self.given.load_state_dict({**self.given.state_dict(), "state": self.face.state_dict()["state"]})
+            self.given.param_groups = groups  # the very dicts and tensors that schedulers and users hold
 
     def to_meta(self) -> Meta:
         """The groups' values and the scheduler's state."""
-        groups = [values_of(group) for group in self.given.param_groups]
+        groups = [{k: v for k, v in values_of(group).items() if k not in LOOPS} for group in self.given.param_groups]
         schedule = None if self.scheduler is None else self.scheduler.state_dict()
         return {"torch": {"groups": encode(groups), "scheduler": encode(schedule)}}
 
@@ -163,23 +177,33 @@ class TorchDriver(Driver):
         if not isinstance(saved, dict):
             raise CheckpointError(f"{where}: it has no groups of a torch optimizer; hint: this is of another run")
         groups, schedule = cast("list[dict[str, object]]", decode(saved["groups"])), decode(saved["scheduler"])
-        if (schedule is None) != (self.scheduler is None):
-            has, has_not = ("this run", "the checkpoint") if schedule is None else ("the checkpoint", "this run")
-            raise CheckpointError(f"{where}: {has} has a scheduler, and {has_not} has none")
+        if changed := self._another_rule(groups):
+            raise CheckpointError(f"{where}: its optimizer has {changed}, which makes another rule than this run's")
+        if self.scheduler is not None:
+            before = copy.deepcopy(self.scheduler.state_dict())
+            try:
+                self.scheduler.load_state_dict(cast("dict[str, object]", schedule))
+            except Exception as error:  # whatever a scheduler makes of the state of one that was built otherwise
+                self.scheduler.load_state_dict(before)
+                raise CheckpointError(f"{where}: its {_name_of(self.scheduler)} is not like this run's") from error
         for group, values in zip(self.given.param_groups, groups, strict=True):
             for name, value in values.items():
                 if isinstance(old := group.get(name), Tensor):
-                    old.fill_(cast("float", value))
+                    old.copy_(torch.as_tensor(value))
                 else:
                     group[name] = value
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(cast("dict[str, object]", schedule))
         self._values = None
         self.write_back(state)
         return state
 
-    def _split(self) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-        return self.face.numbers()
+    def _another_rule(self, groups: Sequence[Mapping[str, object]]) -> str:
+        """What in these groups makes another rule than the one that is driven: values that are no plain numbers."""
+        changed = []
+        for values, old in zip(groups, self._fixed, strict=True):
+            new = numbers_of(values, self.face.traits.static)[1]
+            names = [k for k in values if k not in LOOPS and (k in new, new.get(k)) != (k in old, old.get(k))]
+            changed += [f"{name}={values[name]!r}" for name in names]
+        return ", ".join(changed)
 
 
 def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Driver:
@@ -201,6 +225,18 @@ def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Dr
             "train with ft.configure_optimizer(...)"
         )
     return Driver(optimizer)
+
+
+def _rule_of(face: Face) -> str:
+    """What a checkpoint calls the rule, without its numbers."""
+    if not isinstance(face, TorchOptimizer):
+        return type(face).__name__
+    return f"{type(face).__name__} of {outline(face.rule(**values_of(face.param_groups[0])))}"
+
+
+def _name_of(scheduler: object) -> str:
+    inner = ", ".join(_name_of(x) for x in getattr(scheduler, "_schedulers", ()))
+    return f"{type(scheduler).__name__}({inner})" if inner else type(scheduler).__name__
 
 
 def _checked(scheduler: object, optimizer: Optimizer) -> Scheduler | None:
@@ -229,14 +265,14 @@ def encode(x: object) -> object:
         TypeError: what has no place in a file.
     """
     if isinstance(x, Tensor) and x.numel() == 1:
-        return x.item()
+        return ["tensor", [str(x.dtype).removeprefix("torch."), list(x.shape), x.item()]]
     if isinstance(x, dict):
         return ["counter" if isinstance(x, Counter) else "dict", [[encode(k), encode(v)] for k, v in x.items()]]
     if isinstance(x, tuple | list):
         return ["tuple" if isinstance(x, tuple) else "list", [encode(y) for y in x]]
     if x is None or isinstance(x, bool | int | float | str):
         return x
-    raise TypeError(f"Trainer: a {type(x).__name__} in the scheduler's state cannot be saved")
+    raise TypeError(f"Trainer: a {type(x).__name__} among the values of a group or a scheduler cannot be saved")
 
 
 def decode(x: object) -> object:
@@ -247,5 +283,8 @@ def decode(x: object) -> object:
     if kind in ("dict", "counter"):
         pairs = {decode(k): decode(v) for k, v in entries}
         return Counter(cast("Mapping[object, int]", pairs)) if kind == "counter" else pairs
+    if kind == "tensor":
+        dtype, shape, value = entries
+        return torch.full(shape, value, dtype=getattr(torch, dtype))
     made = [decode(y) for y in cast("Sequence[object]", entries)]
     return tuple(made) if kind == "tuple" else made

@@ -75,7 +75,7 @@ def scale_by_adam(
         nu = tree.pointwise(lambda v, g: b2 * v + (1 - b2) * abs_sq(g), state.nu, g)
 
         c1, c2 = counter.bias_correction(b1, t), counter.bias_correction(b2, t)
-        c1_next = counter.bias_correction(b1, increment(t))
+        c1_next = counter.bias_correction(b1, increment(t)) if nesterov else c1
 
         def mean(m: Tensor, g: Tensor) -> Tensor:
             return b1 * (m / c1_next) + (1 - b1) * (g / c1) if nesterov else m / c1

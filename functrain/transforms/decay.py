@@ -78,9 +78,9 @@ def shrink_weights(rate: Scalar) -> GradientTransformation:
 
         u = g + (p (1 - r) - p)
 
-    Without gradients each update multiplies the parameters by 1 - r, rounded once. Mathematically
-    `add_decayed_weights(r)`, but where p (1 - r) is rounded to the parameter's dtype the two differ: with r near 1e-5,
-    float32 has two digits of 1 - r, which is then most of the difference between this and another AdamW.
+    Without gradients each update multiplies the parameters by 1 - r, rounded once. With r = η λ this is what
+    `add_decayed_weights(λ)` before the learning rate is mathematically; but 1 - r is rounded to the parameter's dtype
+    here, and with r near 1e-5 float32 has two digits of it: most of the difference between this and another AdamW.
 
     Args:
         rate: r >= 0, learning rate times weight decay.

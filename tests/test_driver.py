@@ -1,0 +1,172 @@
+"""What the Trainer says of optimizers and schedulers that it cannot drive, and how it writes their values down."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+
+from functrain import optim
+from functrain.optimizers.adaptive import adamw
+from functrain.run.driver import decode, encode
+from tests.torch_loops import by_hand, network, trainer_of
+
+# --- what cannot be driven
+
+
+class Own(torch.optim.SGD):
+    """Somebody's own."""
+
+
+OWN = f"{Own.__module__}.Own"
+MANY = "needs the loss several times an update, which the Trainer does not give; hint: a loop of your own calls "
+HERE = (
+    "ASGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, LBFGS, Muon, NAdam, RAdam, RMSprop, Rprop, SGD, and "
+    "ft.TorchOptimizer(params, rule) for any rule"
+)
+
+
+def elsewhere(module: nn.Module) -> Optimizer:
+    return optim.SGD([*module[0].named_parameters(), ("head.weight", nn.Parameter(torch.ones(2)))])
+
+
+REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
+    "torch's LBFGS": (
+        lambda m: torch.optim.LBFGS(m.parameters()), None, TypeError, f"Trainer: LBFGS {MANY}optimizer.step(closure)",
+    ),
+    "our LBFGS": (
+        lambda m: optim.LBFGS(m.parameters()), None, TypeError, f"Trainer: LBFGS {MANY}optimizer.step(closure)",
+    ),
+    "a class of one's own": (
+        lambda m: Own(m.parameters()), None, TypeError, f"from_torch: {OWN} has no equal here; hint: there are {HERE}",
+    ),
+    "neither": (
+        lambda m: 3, None, TypeError,
+        "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int",
+    ),
+    "parameters with a name": (
+        elsewhere, None, ValueError,
+        "Trainer: parameter 'head.weight' of the optimizer's group 0 is none of the model's; "
+        "hint: build the optimizer from this model's parameters()",
+    ),
+    "parameters without names": (
+        lambda m: torch.optim.SGD([{"params": m[0].parameters()}, {"params": network().parameters()}]), None,
+        ValueError,
+        "Trainer: parameter '2' of the optimizer's group 1 is none of the model's; "
+        "hint: build the optimizer from this model's parameters()",
+    ),
+    "a scheduler over another": (
+        lambda m: optim.SGD(m.parameters()), lambda o, m: StepLR(torch.optim.SGD(m.parameters()), 1), ValueError,
+        "Trainer: StepLR sets the rates of another optimizer than the one given; "
+        "hint: build it over the optimizer that the Trainer has",
+    ),
+    "no scheduler": (
+        lambda m: optim.SGD(m.parameters()), lambda o, m: 3, TypeError,
+        "Trainer: scheduler is a int, and not one of torch.optim.lr_scheduler; "
+        "hint: OneCycleLR(optimizer, max_lr=..., total_steps=...)",
+    ),
+    "beside a transformation": (
+        lambda m: adamw(0.1), lambda o, m: CosineAnnealingLR(torch.optim.SGD(m.parameters()), 9), TypeError,
+        "Trainer: CosineAnnealingLR sets the rate of a torch optimizer, and adamw is a transformation; hint: give it a "
+        "schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or train with "
+        "ft.configure_optimizer(...)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_driven_is_told_in_words(what: str) -> None:
+    make, schedule, error, message = REFUSED[what]
+    module = network()
+    optimizer = make(module)
+    with pytest.raises(error) as caught:
+        trainer_of(module, optimizer, None if schedule is None else schedule(optimizer, module))
+    assert str(caught.value) == message
+
+
+MADE = "was set in a group while training, which makes another rule; hint: numbers may change, from and to anything "
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, torch.optim.SGD])
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [(0, "momentum", 0.9), (0, "maximize", True), (0, "nesterov", True), (1, "weight_decay", 0)],
+)
+def test_a_change_that_makes_another_rule_is_an_error_at_the_next_update(
+    kind: Any, group: int, name: str, value: Any
+) -> None:
+    def edit(update: int, optimizer: Optimizer) -> None:
+        if update == 3:
+            optimizer.param_groups[group][name] = value
+
+    module = network()
+    first, *rest = module.parameters()
+    optimizer = kind([{"params": [first]}, {"params": rest, "weight_decay": 0.1}], lr=0.1)
+    trainer = trainer_of(module, optimizer, callbacks=[by_hand(edit)])
+    with pytest.raises(ValueError, match="another rule") as caught:
+        trainer.train()
+    assert str(caught.value) == f"Trainer: {name}={value!r} {MADE}but 0; for the rest build a Trainer anew"
+    assert trainer.updates == 3
+    assert all(torch.equal(p, trainer.state.params[name]) for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, torch.optim.SGD])
+def test_a_group_that_comes_while_training_is_an_error_at_the_next_update(kind: Any) -> None:
+    def add(update: int, optimizer: Optimizer) -> None:
+        if update == 3:
+            optimizer.add_param_group({"params": module[4].parameters()})
+
+    module = network()
+    trainer = trainer_of(module, kind(module[0].parameters(), lr=0.1), callbacks=[by_hand(add)])
+    message = "Trainer: the optimizer has 2 groups, and had 1 when the Trainer was built; hint: build a Trainer anew"
+    with pytest.raises(ValueError, match="when the Trainer was built") as caught:
+        trainer.train()
+    assert str(caught.value) == message
+
+
+# --- what a checkpoint says of groups and schedulers
+
+keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
+leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    counts = st.dictionaries(st.integers(), st.integers()).map(Counter)
+    return st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(keys, inner) | counts
+
+
+def typed(x: Any) -> Any:
+    """A value in which 1, 1.0 and True differ, and a list, a tuple, a dict and a Counter."""
+    if isinstance(x, dict):
+        return type(x), [(typed(k), typed(v)) for k, v in x.items()]
+    return type(x), [typed(y) for y in x] if isinstance(x, list | tuple) else repr(x)
+
+
+@given(st.recursive(leaves | st.just(float("nan")), containers))
+def test_what_json_cannot_say_comes_back_from_json(x: Any) -> None:
+    assert typed(decode(json.loads(json.dumps(encode(x))))) == typed(x)
+
+
+@given(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64]), st.floats(-1e3, 1e3))
+def test_a_number_in_a_tensor_comes_back_as_one(dtype: torch.dtype, x: float) -> None:
+    for number in (torch.tensor(x).to(dtype), torch.tensor([x]).to(dtype)):
+        back = decode(json.loads(json.dumps(encode({0: [number]}))))[0][0]
+        assert (back.dtype, back.shape) == (number.dtype, number.shape)
+        assert torch.equal(back, number)
+
+
+@pytest.mark.parametrize("x", [object(), torch.ones(2), {1: {2}}, [1j]])
+def test_what_no_file_can_hold_is_told_in_words(x: Any) -> None:
+    with pytest.raises(
+        TypeError,
+        match=r"^Trainer: a (object|Tensor|set|complex) among the values of a group or a scheduler cannot be saved$",
+    ):
+        encode(x)
