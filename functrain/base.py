@@ -97,6 +97,9 @@ class GradientTransformation(_Halves):
             return NotImplemented
         return (self.spec or self.raw) == (other.spec or other.raw)
 
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # a tuple has its own
+
     def __hash__(self) -> int:
         return hash(self.spec.name if self.spec else self.raw)  # not of the arguments: 1 == 1.0, and lists have no hash
 

@@ -30,6 +30,7 @@ from tests.faults import (
     around_rules,
     beliefs,
     driver,
+    face_rules,
     layerwise,
     rules,
     runs,
@@ -44,7 +45,19 @@ AT_ONCE = 2  # each on a core
 PATIENCE = 300  # seconds that the tests of one fault may take
 PASSED, FAILED, BROKEN = 0, 1, 3  # exit statuses of pytest: all passed, one did not, something else went wrong
 
-FAMILIES = rules, torch_rules, torch_matrix, layerwise, beliefs, around_rules, step, torch_face, runs
+FAMILIES = (
+    rules,
+    torch_rules,
+    torch_matrix,
+    layerwise,
+    beliefs,
+    around_rules,
+    step,
+    torch_face,
+    face_rules,
+    runs,
+    driver,
+)
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.FAULTS)
 
 

@@ -15,8 +15,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from functrain import optim
-from functrain.optimizers.adaptive import adamw
+from functrain.bridge.torch_optimizer import TorchOptimizer
+from functrain.combinators.chain import chain
+from functrain.optimizers.adaptive import adam, adamw
 from functrain.run.driver import decode, encode
+from functrain.transforms.clip import clip_by_global_norm
 from tests.torch_loops import by_hand, network, trainer_of
 
 # --- what cannot be driven
@@ -27,7 +30,6 @@ class Own(torch.optim.SGD):
 
 
 OWN = f"{Own.__module__}.Own"
-MANY = "needs the loss several times an update, which the Trainer does not give; hint: a loop of your own calls "
 HERE = (
     "ASGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, Adamax, LBFGS, Muon, NAdam, RAdam, RMSprop, Rprop, SGD, and "
     "ft.TorchOptimizer(params, rule) for any rule"
@@ -39,12 +41,6 @@ def elsewhere(module: nn.Module) -> Optimizer:
 
 
 REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
-    "torch's LBFGS": (
-        lambda m: torch.optim.LBFGS(m.parameters()), None, TypeError, f"Trainer: LBFGS {MANY}optimizer.step(closure)",
-    ),
-    "our LBFGS": (
-        lambda m: optim.LBFGS(m.parameters()), None, TypeError, f"Trainer: LBFGS {MANY}optimizer.step(closure)",
-    ),
     "a class of one's own": (
         lambda m: Own(m.parameters()), None, TypeError, f"from_torch: {OWN} has no equal here; hint: there are {HERE}",
     ),
@@ -130,6 +126,23 @@ def test_a_group_that_comes_while_training_is_an_error_at_the_next_update(kind: 
     with pytest.raises(ValueError, match="when the Trainer was built") as caught:
         trainer.train()
     assert str(caught.value) == message
+
+
+def test_groups_of_a_rule_that_sees_all_parameters_must_have_equal_values() -> None:
+    module = network()
+    first, *rest = module.parameters()
+    rule = chain(clip_by_global_norm(1.0), adam(0.1))
+    optimizer = TorchOptimizer([{"params": [first]}, {"params": rest}], rule)
+    trainer = trainer_of(module, optimizer)
+    optimizer.param_groups[0]["lr"] = 0.3
+    message = (
+        "Trainer: TorchOptimizer of chain(chain(clip_by_global_norm, adam), scale) sees all parameters at once, so its "
+        "groups must have equal values; hint: ft.partition gives each set of parameters a rule"
+    )
+    with pytest.raises(ValueError, match="equal values") as caught:
+        trainer.train()
+    assert str(caught.value) == message
+    assert trainer.updates == 0
 
 
 # --- what a checkpoint says of groups and schedulers

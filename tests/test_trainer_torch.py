@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,26 @@ def test_clipped_it_is_torchs_loop_but_for_the_small_number_that_torch_adds_to_t
     assert 1e-10 < apart(ours, theirs) <= 1e-6
 
 
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_lbfgs_evaluates_the_windows_loss_as_a_closure_of_torchs_does(search: str | None) -> None:
+    window = batches(2)
+    ours, theirs = network(), network()
+    options: dict[str, Any] = dict(lr=0.9, max_iter=5, history_size=3, line_search_fn=search)
+    optimizer, reference = optim.LBFGS(ours.parameters(), **options), torch.optim.LBFGS(theirs.parameters(), **options)
+    trainer_of(ours, optimizer, given=window * 5, grad_accum_steps=2).train()
+
+    def closure() -> Tensor:
+        reference.zero_grad()
+        loss = torch.stack([nn.functional.mse_loss(theirs(x), y) for x, y in window]).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        reference.step(closure)
+    assert apart(ours, theirs) <= 1e-10
+    assert optimizer.state_dict()["state"][0]["n_iter"] == reference.state_dict()["state"][0]["n_iter"]
+
+
 @pytest.mark.parametrize("kind", ["ours", "torchs"])
 @every_row(ANY_SHAPE)
 def test_each_class_trains_as_in_torchs_loop_and_holds_the_state_afterwards(row: Row, kind: str) -> None:
@@ -95,7 +116,7 @@ def test_a_torch_loop_goes_on_in_the_trainer_and_the_trainer_in_a_torch_loop() -
 
 
 @pytest.mark.parametrize("make", [optim.AdamW, torch.optim.AdamW])
-def test_the_state_dict_is_true_whenever_a_checkpoint_is_saved(make: Any, tmp_path: Any) -> None:
+def test_the_state_dict_is_true_whenever_a_checkpoint_is_saved(make: Any, tmp_path: Path) -> None:
     ours = network()
     optimizer = make(decayed(ours), lr=0.05)
     seen: dict[int, Any] = {}
@@ -118,12 +139,15 @@ def test_the_state_dict_is_true_whenever_a_checkpoint_is_saved(make: Any, tmp_pa
 
 @pytest.mark.parametrize("kind", [optim.AdamW, torch.optim.AdamW])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_sets_the_rates_that_it_sets_in_torchs_loop(name: str, kind: Any) -> None:
+def test_every_scheduler_sets_the_rates_that_it_sets_in_torchs_loop(name: str, kind: Any, tmp_path: Path) -> None:
     ours, theirs = network(), network()
     optimizer, reference = kind(decayed(ours), lr=0.1), torch.optim.AdamW(decayed(theirs), lr=0.1)
     schedulers = [SCHEDULERS[name](o) for o in (optimizer, reference)]
     held_out = batches(2, seed=3) if name == "ReduceLROnPlateau" else []
-    trainer = trainer_of(ours, optimizer, schedulers[0], batches(STEPS), val_loader=held_out or None, eval_interval=1)
+    trainer = trainer_of(
+        ours, optimizer, schedulers[0], batches(STEPS), val_loader=held_out or None, eval_interval=1,
+        save_dir=tmp_path, save_interval=7,
+    )  # fmt: skip
     trainer.train()
     used = torch_loop(theirs, reference, schedulers[1], batches(STEPS), validation=held_out)
     assert rates(trainer) == used

@@ -25,7 +25,8 @@ from functrain.tree import Tree
 
 Call = Callable[..., None]
 SERIAL = 1 << 15  # entries below which one thread is faster than two
-CHUNK = 8  # so many small parameters go into one call: a call costs fifty microseconds, and compiling each of them time
+CHUNK = 8  # so many small parameters go into one call: it costs fifty microseconds, and each of them compile time
+NAME = "p"  # what a rule is told of a parameter, unless it asks for names
 
 
 class CompiledLeaf:
@@ -66,18 +67,20 @@ class CompiledLeaf:
             tensors = row.tensors
             size = tensors[0].numel()
             if traits.elementwise and all([x.is_contiguous() for x in tensors]):
-                tensors = tuple([x if x.dim() == 1 else x.view(-1) for x in tensors])
+                tensors = tuple([x.view(-1).detach() for x in tensors])  # dynamo looks at what a view is of
             # A graph takes a 0-dim float64 tensor on the CPU for a Python number, and drops what is written to it.
             scalars = tuple([not x.dim() for x in tensors])
             if any(scalars):
-                tensors = tuple([x if x.dim() else x.view(1) for x in tensors])
+                tensors = tuple([x if x.dim() else x.view(1).detach() for x in tensors])
             few = size < SERIAL and tensors[0].is_cpu
-            kind = (few, few and traits.elementwise and size > 1, scalars, size == 1)
+            ones = [n == 1 for n in tensors[0].shape]  # a size of one is no variable
+            name = row.name if traits.by_name else NAME
             like = [(x.dim(), x.dtype) for x in tensors]
-            alike.setdefault((*kind, tensors[0].device, *like), []).append(tensors)
-        for (few, together, scalars, *what), group in cast("dict[tuple[Any, ...], Any]", alike).items():
+            kind = (name, few, few and traits.elementwise and size > 1, scalars, tensors[0].device, *ones, *like)
+            alike.setdefault(kind, []).append(tensors)
+        for (name, few, together, scalars, *what), group in cast("dict[tuple[Any, ...], Any]", alike).items():
             group.sort(key=_minus_size)  # the sizes of the first call decide on threads
-            key = (common, few, together, scalars, *what)
+            key = (common, name, few, together, scalars, *what)
             chunk = CHUNK if together else 1
             for i in range(0, len(group), chunk):
                 part = group[i : i + chunk]
@@ -86,7 +89,7 @@ class CompiledLeaf:
                 if (call := self._calls.get(key)) is not None:
                     call(packed, given, *flat)
                 elif flat[0].numel():
-                    call = self._calls[key] = leaf.compiled(few, scalars)
+                    call = self._calls[key] = leaf.compiled(name, few, scalars)
                     with announced("the update of a parameter", "inductor", True, "seconds, once"), _sizes_apart():
                         call(packed, given, *flat)
 
@@ -107,25 +110,25 @@ class Leaf:
         self.make, self.counts, self.static, self.layout = make, counts, static, layout
         self.shared, self.keys, self.traits = shared, keys, traits
 
-    def compiled(self, few: bool, scalars: Sequence[bool]) -> Call:
+    def compiled(self, name: str, few: bool, scalars: Sequence[bool]) -> Call:
         """The function, compiled with sizes as variables; its code is its own, since dynamo counts graphs a code.
 
         Args:
+            name: what the rule is told of the first parameter.
             few: for parameters too small to be worth a second thread.
             scalars: which tensors are 0-dim, and come with one dimension.
         """
-
         width = len(scalars)
 
         def update(packed: Tensor, given: list[Tensor], *boxed: Tensor) -> None:
             flat = [x.view(()) if scalars[i % width] else x for i, x in enumerate(boxed)]
-            self(packed, given, [flat[i : i + width] for i in range(0, len(flat), width)])
+            self(name, packed, given, [flat[i : i + width] for i in range(0, len(flat), width)])
 
         update.__code__ = update.__code__.replace(co_name="update_of_a_parameter")
         options: dict[str, str | int | bool | Callable[..., object]] = {"cpp.threads": 1} if few else {}
         return cast("Call", torch.compile(update, fullgraph=True, dynamic=True, options=options))
 
-    def __call__(self, packed: Tensor, given: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]) -> None:
+    def __call__(self, first: str, packed: Tensor, given: Sequence[Tensor], rows: Sequence[Sequence[Tensor]]) -> None:
         """Update parameters and what they have, a row each."""
         values: dict[str, object] = {}
         place = 0
@@ -134,7 +137,7 @@ class Leaf:
             values["lr" if name == RATE else name] = part[0] if count == 1 else tuple(part)
             place += count
         rule = self.make(**values, **self.static)
-        names = [str(i) for i in range(len(rows))]
+        names = [first, *(f"{first}{i}" for i in range(1, len(rows)))]
         params = {name: row[0] for name, row in zip(names, rows, strict=True)}
         grads = {name: self.traits.gradient(row[1]) for name, row in zip(names, rows, strict=True)}
         shared = {key: x.view(()) for key, x in zip(self.shared, given, strict=True)}

@@ -11,6 +11,7 @@ rule runs on all parameters of all groups at once, and has one state for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias, TypeVar, cast, overload
 
 import torch
@@ -111,7 +112,8 @@ class Face(Optimizer):
         where = type(self).__name__
         if all(b.rule.local and not b.rule.needs for b in built):
             for i, (b, group) in enumerate(zip(built, self.param_groups, strict=True)):
-                compiled = self._compiled if self._compile or group.get("fused") else None
+                by_name = self.traits.by_name and "param_names" in group
+                compiled = partial(self._compiled, by_name) if self._compile or group.get("fused") else None
                 step_group(where, b, self.traits, self.named(i), self.state, compiled)
         else:
             params = dict(pair for i in range(len(built)) for pair in self.named(i))
@@ -140,9 +142,11 @@ class Face(Optimizer):
         for p, state in zip(params.values(), first_states(self._build(index), self.traits, params), strict=True):
             self.state[p] = state
 
-    def _compiled(self, built: Built, shared: Mapping[str, Tensor], keys: Sequence[str], rows: Sequence[Row]) -> None:
+    def _compiled(
+        self, by_name: bool, built: Built, shared: Mapping[str, Tensor], keys: Sequence[str], rows: Sequence[Row]
+    ) -> None:
         values = numbers_of(built.values, self.traits.static)
-        self._leaf.step(self.rule, values, self.traits, built.layout, shared, keys, rows)
+        self._leaf.step(self.rule, values, self.traits._replace(by_name=by_name), built.layout, shared, keys, rows)
 
     def _compiled_whole(
         self, grads: Tree, state: Tree, params: dict[str, Tensor], extras: Mapping[str, object]

@@ -17,6 +17,7 @@ from functrain.base import GradientTransformation
 from functrain.bridge.given import check_group, check_params, check_values
 from functrain.bridge.lbfgs_memory import StateDict, keep, own, recall, state_in
 from functrain.bridge.pure import FaceState
+from functrain.bridge.traits import Traits
 from functrain.bridge.values import numbers_of, values_of
 from functrain.holes import is_hole
 from functrain.transforms.torch_lbfgs import TorchLbfgsState, flatten, pack, torch_lbfgs, unpack
@@ -56,6 +57,8 @@ class LBFGS(Optimizer):
     Reference:
         Nocedal & Wright, Numerical Optimization, 2nd edition, 2006, algorithm 7.5.
     """
+
+    traits = Traits(static=frozenset({"max_eval", *Settings._fields}) - {"lr"})
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class LBFGS(Optimizer):
 
     def numbers(self) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
         """The values of the group: the learning rate as the pure form has it in its state, and the others."""
-        numbers, others = numbers_of(values_of(self.param_groups[0]), frozenset(Settings._fields) - {"lr"})
+        numbers, others = numbers_of(values_of(self.param_groups[0]), self.traits.static)
         return [numbers], [others]
 
     def as_transform(self, names: Mapping[str, Tensor] | None = None) -> GradientTransformation:

@@ -18,7 +18,7 @@ from functrain.base import GradientTransformation
 from functrain.bridge.layout import STEP, Columns, Layout, State, layout_of
 from functrain.bridge.traits import Traits
 from functrain.bridge.values import numbers_of, values_from, values_of
-from functrain.bridge.whole import Whole
+from functrain.bridge.whole import Whole, check_equal
 from functrain.gradient import functional
 from functrain.holes import is_hole
 from functrain.state import unshared
@@ -65,6 +65,9 @@ def pure_form(parts: Sequence[Part], states: Mapping[Tensor, State], whole: Whol
     fixed = [numbers_of(values_of(part.group), part.traits.static)[1] for part in parts]
     layouts = [part.layout(rule) for part, rule in zip(parts, rules, strict=True)]  # numbers do not shape them
     needs: frozenset[str] = frozenset().union(*(rule.needs for rule in rules))
+    local = all(rule.local for rule in rules) and not needs
+    if not local:
+        check_equal("as_transform", rules)
 
     def first_each(params: Tensors) -> FaceState:
         first: dict[str, State] = {}
@@ -93,7 +96,7 @@ def pure_form(parts: Sequence[Part], states: Mapping[Tensor, State], whole: Whol
         new, after = rule.update({name: grads[name] for name in mine}, state.whole, mine, **extra)
         return {**dict.fromkeys(grads, _HOLE), **new}, state._replace(whole=after)
 
-    if all(rule.local for rule in rules) and not needs:
+    if local:
         return GradientTransformation(first_each, update_each, local=True)
     return GradientTransformation(first_whole, update_whole, needs)
 

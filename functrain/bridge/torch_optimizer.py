@@ -53,7 +53,7 @@ class TorchOptimizer(Face):
     Args:
         params: parameters, pairs (name, parameter), or groups.
         rule: a factory such as `ft.lion`, or a transformation, such as `ft.chain(...)` makes.
-        compile: compile the update.
+        compile: compile the update; a rule with masks, over parameters with names, once for each of them.
         **hyperparameters: the factory's arguments; `lr` is another name of `learning_rate`.
 
     Raises:
@@ -70,7 +70,8 @@ class TorchOptimizer(Face):
         **hyperparameters: object,
     ) -> None:
         recipe, defaults = read_rule(rule, hyperparameters)
-        self.rule, self.traits = recipe, Traits(TORCH_NAMES, static=_counting(recipe, defaults))
+        by_name = any(_asks(value) for value in recipe.fixed.values()) or _asks(getattr(recipe.factory, "tx", None))
+        self.rule, self.traits = recipe, Traits(TORCH_NAMES, by_name=by_name, static=_counting(recipe, defaults))
         super().__init__(params, defaults, compile)
 
     def __repr__(self) -> str:
@@ -99,6 +100,13 @@ def _counts(annotation: object) -> bool:
         return "int" in annotation.split(" | ") and "float" not in annotation
     kinds = get_args(annotation) or (annotation,)
     return int in kinds and float not in kinds
+
+
+def _asks(value: object) -> bool:
+    """True if an argument may treat parameters by their names: a mask, or a rule with one."""
+    if isinstance(value, GradientTransformation):
+        return value.spec is None or any(_asks(x) for x in (*value.spec.args, *value.spec.kwargs.values()))
+    return isinstance(value, dict | list) or (callable(value) and not show(value).startswith("schedules."))
 
 
 def read_rule(rule: Factory | GradientTransformation, given: Mapping[str, object]) -> tuple[Recipe, dict[str, object]]:
@@ -137,7 +145,7 @@ def read_rule(rule: Factory | GradientTransformation, given: Mapping[str, object
             )
             raise TypeError(f"TorchOptimizer: {show(rule)} needs {name}; hint: {hint}")
     lr = arguments.pop(RATE) if _plain(arguments.get(RATE, ())) and arguments.get(RATE) is not None else None
-    fixed = {name: value for name, value in arguments.items() if not _plain(value)}
+    fixed = {name: _by_name(value) for name, value in arguments.items() if not _plain(value)}
     values = {name: value for name, value in arguments.items() if _plain(value)}
     if lr is not None:
         return Recipe(rule, fixed, True), {"lr": lr, **values}
@@ -169,6 +177,28 @@ class _Made:
 
     def __repr__(self) -> str:
         return repr(self.tx)
+
+
+@dataclass(frozen=True)
+class _ByName:
+    """A mask, or labels, as a function of the parameters: the entries of those that are there."""
+
+    entries: dict[str, object]
+
+    def __call__(self, params: Mapping[str, object]) -> dict[str, object]:
+        for name in params:
+            if name not in self.entries:
+                raise ValueError(
+                    f"TorchOptimizer: the mask has no entry for parameter {name!r}; hint: name the parameters as the "
+                    "mask does: TorchOptimizer(model.named_parameters(), ...)"
+                )
+        return {name: self.entries[name] for name in params}
+
+
+def _by_name(value: object) -> object:
+    """A dict of bools or labels as a function, since a rule sees the parameters in parts; others as they are."""
+    flat = isinstance(value, dict) and all(isinstance(x, bool | str) for x in value.values())
+    return _ByName(cast("dict[str, object]", value)) if flat else value
 
 
 def _plain(value: object) -> bool:

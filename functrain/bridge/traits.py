@@ -20,6 +20,7 @@ class Traits(NamedTuple):
     as_real: bool = False  # complex parameters are pairs of real ones to the rule
     real_only: bool = False  # it has no complex parameters
     upcast: bool = False  # half-precision gradients are float32 to the rule, and rounded when they are added
+    by_name: bool = False  # the rule may treat parameters by their names
     static: frozenset[str] = frozenset()  # values of a group that shape the rule, though they are numbers
 
     def seen(self, x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def _is_number(x: object) -> bool:
 
 def _tensor(x: object) -> Tensor:
     if isinstance(x, Tensor):
-        return x.detach().double().cpu()
+        return x.detach().to("cpu", torch.float64, copy=True)
     return torch.tensor(float(cast("float", x)), dtype=torch.float64)
 
 

@@ -59,12 +59,7 @@ class Whole:
             ValueError: the groups' values make different rules; the rule needs the loss, and there is no closure.
         """
         rule = rules[0]
-        for i, other in enumerate(rules):
-            if other != rule:
-                raise ValueError(
-                    f"{where}: {name_of(rule)} sees all parameters at once, so its groups must have equal values: "
-                    f"group 0 makes {rule}, group {i} {other}; hint: ft.partition gives each set of parameters a rule"
-                )
+        check_equal(where, rules)
         if rule.needs and closure is None:
             raise ValueError(
                 f"{where}: {name_of(rule)} needs {', '.join(sorted(rule.needs))}, which come from a closure; "
@@ -121,6 +116,17 @@ def _loss(returned: object) -> Tensor:
     if isinstance(returned, Tensor):
         return returned.detach()
     return torch.tensor(float(cast("float", returned)), dtype=torch.float64)
+
+
+def check_equal(where: str, rules: Sequence[GradientTransformation]) -> None:
+    """Raise ValueError if the groups' values make different rules."""
+    rule = rules[0]
+    for i, other in enumerate(rules):
+        if other != rule:
+            raise ValueError(
+                f"{where}: {name_of(rule)} sees all parameters at once, so its groups must have equal values: "
+                f"group 0 makes {rule}, group {i} {other}; hint: ft.partition gives each set of parameters a rule"
+            )
 
 
 class _Saved(Protocol):

@@ -21,6 +21,7 @@ from functrain import tree
 from functrain.base import GradientTransformation
 from functrain.bridge.face import Face
 from functrain.bridge.factories import from_torch
+from functrain.bridge.lbfgs import LBFGS
 from functrain.bridge.pure import FaceState
 from functrain.bridge.torch_optimizer import TorchOptimizer
 from functrain.bridge.values import has_tensor, numbers_of, values_of
@@ -98,11 +99,7 @@ class TorchDriver(Driver):
 
     def __init__(self, optimizer: Optimizer, scheduler: object, module: nn.Module) -> None:
         face = from_torch(optimizer)
-        if not isinstance(face, Face):
-            raise TypeError(
-                f"Trainer: {type(face).__name__} needs the loss several times an update, which the Trainer does not "
-                "give; hint: a loop of your own calls optimizer.step(closure)"
-            )
+        assert isinstance(face, Face | LBFGS)  # what from_torch makes
         self.given, self.face = optimizer, face
         self.scheduler = _checked(scheduler, optimizer)
         self.names = dict(module.named_parameters())
@@ -136,6 +133,11 @@ class TorchDriver(Driver):
             raise ValueError(
                 f"Trainer: {changed} was set in a group while training, which makes another rule; "
                 "hint: numbers may change, from and to anything but 0; for the rest build a Trainer anew"
+            )
+        if not self.tx.local and any(v != values[0] for v in values):
+            raise ValueError(
+                f"Trainer: {_rule_of(self.face)} sees all parameters at once, so its groups must have equal values; "
+                "hint: ft.partition gives each set of parameters a rule"
             )
         self._values, numbers = values, self.face.numbers()[0]
         groups = tree.map(torch.clone, numbers) if changing else numbers  # what is known of this update stays true
@@ -227,7 +229,7 @@ def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Dr
     return Driver(optimizer)
 
 
-def _rule_of(face: Face) -> str:
+def _rule_of(face: Face | LBFGS) -> str:
     """What a checkpoint calls the rule, without its numbers."""
     if not isinstance(face, TorchOptimizer):
         return type(face).__name__

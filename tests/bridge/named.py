@@ -41,6 +41,12 @@ def history(steps: int, dtype: torch.dtype = torch.float64, holes: bool = False)
     ]
 
 
+def groups(params: Mapping[str, Tensor], **own: Any) -> list[dict[str, Any]]:
+    """Two groups, the second with values of its own."""
+    pairs = list(params.items())
+    return [{"params": pairs[:2]}, {"params": pairs[2:], **own}]
+
+
 def give(params: Mapping[str, Tensor], g: Grads) -> None:
     """Give parameters their gradients."""
     for name, p in params.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,7 +27,6 @@ def ends_with_bias(path: str, p: Tensor) -> bool:
 
 MAKES: dict[str, Callable[[Any, bool], Any]] = {
     "AdamW": lambda p, compile: ft.optim.AdamW(p, lr=0.01, weight_decay=0.1, compile=compile),
-    "SGD": lambda p, compile: ft.optim.SGD(p, lr=0.01, momentum=0.9, compile=compile),
     "adamw, masked": lambda p, compile: TorchOptimizer(
         p, ft.adamw, lr=0.01, weight_decay=0.1, mask=ft.mask_by(is_matrix), compile=compile
     ),
@@ -93,7 +91,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
 
 def test_one_graph_serves_all_sizes(counted: Counting) -> None:
     """An elementwise rule sees every parameter as a line."""
-    params = parameters((*SIZES, (2, 3, 4, 2)))
+    params = parameters((*SIZES, (2, 3, 4, 2), *reversed(SIZES), (2, 2, 2), *SIZES, (9,)))
     runs(ft.optim.AdamW(params, compile=True), params, range(3))
     assert counted.graphs == 1
 
@@ -122,12 +120,8 @@ def test_small_and_large_parameters_have_a_graph_each(counted: Counting) -> None
 
 
 CHANGES: dict[str, Callable[[int], dict[str, Any]]] = {
-    "lr": lambda t: {"lr": 0.01 / (1 + t)},
-    "betas": lambda t: {"betas": (0.9 - 0.01 * t, 0.99 - 0.001 * t)},
-    "weight_decay": lambda t: {"weight_decay": 0.1 + 0.01 * t},
-    "eps": lambda t: {"eps": 0.1 * (1 + t)},
-    "all": lambda t: {"lr": 0.01 * (1 + t), "betas": (0.5, 0.9 + 0.001 * t), "weight_decay": 0.01 * (t + 1)},
-    "a tensor": lambda t: {"lr": torch.tensor(0.01 * (1 + t))},
+    "numbers": lambda t: {"lr": 0.01 * (1 + t), "betas": (0.5, 0.9 + 0.01 * t), "weight_decay": 0.1 * (t + 1)},
+    "eps, a tensor": lambda t: {"lr": torch.tensor(0.01 * (1 + t)), "eps": 0.1 * (1 + t)},
 }
 
 
@@ -156,17 +150,6 @@ def test_numbers_of_any_rule_that_change_compile_nothing_and_are_obeyed(counted:
             )
             runs(optimizer, p, range(t, t + 1))
     assert counted.graphs == 2
-    assert_near(params, others)
-
-
-def test_a_scheduler_compiles_nothing(counted: Counting) -> None:
-    params, others = parameters(), parameters()
-    for optimizer, p in ((MAKES["AdamW"](params, True), params), (MAKES["AdamW"](others, False), others)):
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=12)
-        for t in range(10):
-            runs(optimizer, p, range(t, t + 1))
-            scheduler.step()
-    assert counted.graphs == 1
     assert_near(params, others)
 
 
@@ -219,12 +202,11 @@ def test_it_agrees_with_eager_and_writes_in_place(make: Callable[[Any, bool], An
         assert all(mine[key].dtype == x.dtype for key, x in its.items())
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
-def test_a_copy_is_compiled_too_and_goes_on(again: Callable[[Any], Any], counted: Counting) -> None:
+def test_a_copy_is_compiled_too_and_goes_on(counted: Counting) -> None:
     params = parameters()
     optimizer = ft.optim.AdamW(params, compile=True)
     runs(optimizer, params, range(3))
-    other = again(optimizer)
+    other = pickle.loads(pickle.dumps(optimizer))
     before = counted.graphs
     theirs = other.param_groups[0]["params"]
     assert_near(runs(other, theirs, range(3, 6)), runs(optimizer, params, range(3, 6)))
@@ -237,7 +219,7 @@ def test_a_copy_is_compiled_too_and_goes_on(again: Callable[[Any], Any], counted
 @pytest.mark.inductor
 @every("AdamW", "adamw, masked")
 def test_compiled_by_inductor_it_agrees_with_eager(make: Callable[[Any, bool], Any]) -> None:
-    sizes = ((3, 2), (17,), (5, 4), (300,))
+    sizes = ((3, 2), (17,), (5, 4))
     params, others = parameters(sizes), parameters(sizes)
     compiled, eager = make(params, True), make(others, False)
     places = [p.data_ptr() for p in params]
@@ -251,8 +233,8 @@ def test_compiled_by_inductor_it_agrees_with_eager(make: Callable[[Any, bool], A
 
 @pytest.mark.inductor
 def test_a_rule_that_sees_all_parameters_is_compiled_and_obeys_its_rate() -> None:
-    sizes = ((3, 2), (17,), (5, 4))
-    rule = ft.chain(ft.clip_by_global_norm(1.0), ft.adam(0.1))
+    sizes = ((3, 2), (17,))
+    rule = ft.chain(ft.clip_by_global_norm(1.0), ft.trace(0.9), ft.scale(-0.1))
     params, others = parameters(sizes), parameters(sizes)
     compiled, eager = (TorchOptimizer(p, rule, compile=c) for p, c in ((params, True), (others, False)))
     places = [p.data_ptr() for p in params]

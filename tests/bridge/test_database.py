@@ -25,7 +25,6 @@ from tests.bridge.faces import (
     assert_near,
     assert_states_near,
     every_row,
-    flat,
     gradients,
     outcome,
     parameters,

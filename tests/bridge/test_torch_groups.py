@@ -227,3 +227,27 @@ def test_its_repr_names_the_rule() -> None:
     assert repr(TorchOptimizer(PARAMS.items(), ft.chain(ft.scale(0.1)))).startswith(
         "TorchOptimizer of chain(scale(0.1)) (\nParameter Group"
     )
+
+
+def test_a_mask_that_is_a_dict_by_name_holds_when_a_gradient_is_missing() -> None:
+    params = {name: torch.nn.Parameter(torch.ones(2)) for name in ("a", "b")}
+    mask = {"a": True, "b": False}
+    optimizer = TorchOptimizer(params.items(), ft.adamw, learning_rate=0.1, weight_decay=0.5, mask=mask)
+    for missing in (None, "a", "b"):
+        for name, p in params.items():
+            p.grad = None if name == missing else torch.zeros(2)
+        optimizer.step()
+    assert params["a"].tolist() == pytest.approx([0.95**2] * 2)  # each of two steps decays it by 0.1 * 0.5
+    assert params["b"].tolist() == [1.0] * 2
+
+
+def test_a_mask_without_an_entry_for_a_parameter_is_an_error() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = TorchOptimizer([p], ft.adamw, learning_rate=0.1, mask={"a": True})
+    p.grad = torch.zeros(2)
+    with pytest.raises(ValueError, match="the mask") as caught:
+        optimizer.step()
+    assert str(caught.value) == (
+        "TorchOptimizer: the mask has no entry for parameter '0'; hint: name the parameters as the mask does: "
+        "TorchOptimizer(model.named_parameters(), ...)"
+    )

@@ -58,7 +58,7 @@ def test_most_entries_are_tried_as_factories() -> None:
 @by_entry(LOCAL)
 def test_each_parameter_counts_its_own_steps(entry: Entry) -> None:
     """With gradients that come and go, a parameter ends where it ends alone with those that it had."""
-    params, grads = leaves(), history(10, holes=True)
+    params, grads = leaves(), history(6, holes=True)
     optimizer = TorchOptimizer(params.items(), entry.make())
     before = values(params)
     after = steps(optimizer, params, grads)

@@ -135,6 +135,13 @@ FAULTS = (
         SAYS + "test_a_change_that_makes_another_rule_is_an_error_at_the_next_update",
     ),
     mutant(
+        "driver: a rule over all parameters has the first group's values",
+        FILE,
+        "if not self.tx.local and any(v != values[0] for v in values):",
+        "if not self.tx.local and False:",
+        SAYS + "test_groups_of_a_rule_that_sees_all_parameters_must_have_equal_values",
+    ),
+    mutant(
         "driver: a Counter comes back as a dict",
         FILE,
         'return Counter(cast("Mapping[object, int]", pairs)) if kind == "counter" else pairs',
@@ -154,6 +161,6 @@ FAULTS = (
         FILE,
         "return torch.full(shape, value, dtype=getattr(torch, dtype))",
         "return value",
-        RESUMED,
+        SAYS + "test_a_number_in_a_tensor_comes_back_as_one",
     ),
 )

@@ -23,7 +23,7 @@ FAULTS = (
     mutant(
         "torch face: one counter for all parameters",
         "bridge/layout.py",
-        "return fresh, *map(str, numbers), *there",
+        "return fresh, *numbers, *[field.key in state for field in self.fields if field.each]",
         "return ()",
         FACE + "test_a_parameter_without_a_gradient_is_left_alone_and_its_steps_are_not_counted[Adam]",
     ),
