@@ -51,8 +51,10 @@ def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
         decay: β in [0, 1), memory of the average.
         count: t >= 1, terms so far.
     """
-    if on_host(count) and not isinstance(decay, Tensor) and not count.dim():
-        half = math.tanh(int(count) * math.log(decay) / 2) if decay else -1.0
+    known = not isinstance(decay, Tensor) or (decay.is_cpu and not decay.requires_grad and not decay.dim())
+    if on_host(count) and known and not count.dim():
+        beta = float(decay)
+        half = math.tanh(int(count) * math.log(beta) / 2) if beta else -1.0
         return torch.tensor(2 * half / (half - 1), dtype=torch.float64)
     t = count.to(wide(count.device))
     log = torch.log(decay.to(t.dtype)) if isinstance(decay, Tensor) else math.log(decay) if decay else -math.inf

@@ -170,8 +170,10 @@ def cast_to(tree: T, dtype: torch.dtype) -> T:
 
 def cast_like(tree: T, like: Tree) -> T:
     """Each leaf in the dtype of the corresponding leaf of `like`."""
-    if [x.dtype for x in leaves(tree)] == [x.dtype for x in leaves(like)]:
-        return tree
+    if not torch.compiler.is_compiling():
+        (ours, spec), (theirs, like_spec) = flatten(tree), flatten(like)
+        if spec == like_spec and [x.dtype for x in ours] == [x.dtype for x in theirs]:
+            return tree
     return map(lambda x, y: x if x.dtype == y.dtype else x.to(y.dtype), tree, like)
 
 
