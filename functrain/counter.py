@@ -51,8 +51,7 @@ def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
         decay: β in [0, 1), memory of the average.
         count: t >= 1, terms so far.
     """
-    known = not isinstance(decay, Tensor) or (decay.is_cpu and not decay.requires_grad and not decay.dim())
-    if on_host(count) and known and not count.dim():
+    if on_host(count) and not count.dim() and _readable(decay):
         beta = float(decay)
         half = math.tanh(int(count) * math.log(beta) / 2) if beta else -1.0
         return torch.tensor(2 * half / (half - 1), dtype=torch.float64)
@@ -60,3 +59,9 @@ def bias_correction(decay: float | Tensor, count: Tensor) -> Tensor:
     log = torch.log(decay.to(t.dtype)) if isinstance(decay, Tensor) else math.log(decay) if decay else -math.inf
     h = torch.tanh(t * log / 2)
     return 2 * h / (h - 1)
+
+
+def _readable(decay: float | Tensor) -> bool:
+    """True for a number, or a tensor that is one and has no derivative; below zero there is no logarithm."""
+    plain = not isinstance(decay, Tensor) or (decay.is_cpu and not decay.requires_grad and not decay.dim())
+    return plain and bool(decay >= 0)

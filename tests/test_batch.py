@@ -191,6 +191,7 @@ LEFT = torch.tensor(0.3, dtype=torch.float64)
         lambda x: LEFT - x,
         lambda x: LEFT / x,
         lambda x: LEFT**x,
+        lambda x: x * 0.3,  # on the right a scalar is not rounded
         lambda x: 2 - x,
         lambda x: 2 / x,
         lambda x: 2**x,

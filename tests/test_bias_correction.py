@@ -247,6 +247,17 @@ def test_the_correction_is_right_to_4_ulp_of_its_own_float(given_as: str, decay:
     assert ulps(c.float(), exact_correction(value, t)) < 0.51
 
 
+@pytest.mark.parametrize("given_as", AS_GIVEN)
+@given(decay=decays(), t=counts())
+def test_where_the_count_cannot_be_read_the_correction_is_right_to_4_ulp_too(
+    given_as: str, decay: float, t: int
+) -> None:
+    passed, value = AS_GIVEN[given_as](decay)
+    (c,) = torch.func.vmap(lambda count: counter.bias_correction(passed, count))(at(t)[None])
+    assert c.dtype == D
+    assert ulps(c, exact_correction(value, t)) < 4
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999])
 def test_the_correction_is_right_to_4_ulp_at_counts_from_1_to_a_million(decay: float) -> None:
     steps = {round(10 ** (i / 20)) for i in range(121)}
@@ -271,6 +282,11 @@ def test_the_counter_counts_and_saturates() -> None:
     assert counter.increment(at(LAST)) == LAST
     assert counter.increment(at(LAST)).dtype == torch.int32
     assert at(LAST) + 1 < 0  # the negative control: int32 wraps
+
+
+def test_the_counter_saturates_where_it_cannot_be_read_too() -> None:
+    counts = torch.tensor([0, LAST - 1, LAST], dtype=torch.int32)
+    assert torch.func.vmap(counter.increment)(counts).tolist() == [1, LAST, LAST]
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from functrain import tree
 from functrain.base import GradientTransformation
 from functrain.bridge.face import Face
 from functrain.bridge.factories import from_torch
@@ -139,8 +138,7 @@ class TorchDriver(Driver):
                 f"Trainer: {_rule_of(self.face)} sees all parameters at once, so its groups must have equal values; "
                 "hint: ft.partition gives each set of parameters a rule"
             )
-        self._values, numbers = values, self.face.numbers()[0]
-        groups = tree.map(torch.clone, numbers) if changing else numbers  # what is known of this update stays true
+        self._values, groups = values, self.face.numbers()[0]
         opt_state = cast("FaceState", state.opt_state)  # as_transform made it
         return state._replace(opt_state=opt_state._replace(groups=groups))
 

@@ -24,9 +24,9 @@ FAULTS = (
     ),
     mutant(
         "driver: a record has the rate that was set after its update",
-        FILE,
-        "groups = tree.map(torch.clone, numbers) if changing else numbers",
-        "groups = numbers",
+        "bridge/values.py",
+        'return x.detach().to("cpu", torch.float64, copy=True)',
+        'return x.detach().to("cpu", torch.float64)',
         LOOP + "test_values_in_tensors_are_obeyed_when_they_change_in_place",
     ),
     mutant(

@@ -37,21 +37,35 @@ FAULTS = (
         "counter.py",
         "return 2 * h / (h - 1)",
         "return (1 - torch.tensor(decay, dtype=torch.float32) ** t.float()).to(t.dtype)",
+        CORRECTION + "test_where_the_count_cannot_be_read_the_correction_is_right_to_4_ulp_too[number]",
+    ),
+    mutant(
+        "bias correction: the naive one on the host",
+        "counter.py",
+        "return torch.tensor(2 * half / (half - 1), dtype=torch.float64)",
+        "return (1 - torch.tensor(beta, dtype=torch.float32) ** int(count)).double()",
         CORRECTION + "test_the_correction_is_right_to_4_ulp_at_counts_from_1_to_a_million",
+    ),
+    mutant(
+        "counter: it runs over on the host",
+        "counter.py",
+        "min(int(count) + 1, greatest)",
+        "int(count) + 1",
+        CORRECTION + "test_the_counter_counts_and_saturates",
     ),
     mutant(
         "bias correction: the logarithm of a tensor in its own dtype",
         "counter.py",
         "torch.log(decay.to(t.dtype))",
         "torch.log(decay).to(t.dtype)",
-        CORRECTION + "test_the_correction_is_right_to_4_ulp_of_its_own_float[float32 tensor]",
+        CORRECTION + "test_where_the_count_cannot_be_read_the_correction_is_right_to_4_ulp_too[float32 tensor]",
     ),
     mutant(
         "counter: it wraps",
         "counter.py",
         "return torch.where(count < greatest, count + 1, count)",
         "return count + 1",
-        CORRECTION + "test_the_counter_counts_and_saturates",
+        CORRECTION + "test_the_counter_saturates_where_it_cannot_be_read_too",
     ),
     # --- adaptive rules
     mutant(
