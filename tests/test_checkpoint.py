@@ -452,7 +452,7 @@ def kill_while_saving(path: Path, kills: int) -> None:
         child = subprocess.Popen([sys.executable, "-c", SAVES, str(path), str(n)], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         child.stdout.readline()
-        time.sleep(draw.uniform(0, 0.03))
+        time.sleep(draw.uniform(0, 0.03))  # at any moment of the saves, which follow each other without a pause
         child.kill()
         told, _ = child.communicate()
         assert child.returncode == -signal.SIGKILL, "the child ended before the kill"

@@ -283,7 +283,7 @@ class Data(Dataset):
     def __len__(self):
         return 40
     def __getitem__(self, i):
-        time.sleep(slow)
+        time.sleep(slow)  # so that the run is not over before the kill
         return torch.full((3,), i / 40) + 0.1 * torch.rand(3), torch.tensor([i / 40])
 
 net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
@@ -311,10 +311,12 @@ def killed_and_resumed(tmp_path: Path, k: int, kills: int) -> None:
         before = checkpoint.latest(broken)
         child = start(broken, k, 0.002, number)
         try:
+            deadline = time.monotonic() + 300
             while checkpoint.latest(broken) in (before, None):
                 assert child.poll() is None, "the run ended before the kill"
-                time.sleep(0.005)
-            time.sleep(draw.uniform(0, 0.03))
+                assert time.monotonic() < deadline, "no checkpoint came"
+                time.sleep(0.005)  # between two looks
+            time.sleep(draw.uniform(0, 0.03))  # at any moment of an update or a save
         finally:
             child.kill()
         assert child.wait() == -signal.SIGKILL, "the run ended before the kill"
