@@ -138,8 +138,9 @@ class Face(Optimizer):
 
     def start(self, index: int) -> None:
         """Make the states of a group's parameters before their first step."""
-        params = dict(self.named(index))
-        for p, state in zip(params.values(), first_states(self._build(index), self.traits, params), strict=True):
+        named = self.named(index)
+        seen = {name: p.detach() for name, p in named}
+        for (_, p), state in zip(named, first_states(self._build(index), self.traits, seen), strict=True):
             self.state[p] = state
 
     def _compiled(

@@ -16,12 +16,12 @@ from torch import Tensor
 from functrain import tree
 from functrain.base import GradientTransformation
 from functrain.bridge.layout import STEP, Columns, Layout, State, layout_of
+from functrain.bridge.stepping import Built, first_states
 from functrain.bridge.traits import Traits
 from functrain.bridge.values import numbers_of, values_from, values_of
 from functrain.bridge.whole import Whole, check_equal
 from functrain.gradient import functional
 from functrain.holes import is_hole
-from functrain.state import unshared
 from functrain.tree import Tree
 
 Tensors = dict[str, Tensor]
@@ -151,16 +151,11 @@ def _cohorts(layout: Layout, names: Sequence[str], states: Mapping[str, State]) 
 
 def _start(part: Part, params: Tensors, states: Mapping[Tensor, State]) -> dict[str, State]:
     """The states of a group's parameters: what is known, and beginnings for the rest."""
-    if not params:
-        return {}
-    rule, traits = part.make(**values_of(part.group)), part.traits
-    layout = part.layout(rule)
-    seen = {name: traits.seen(p) for name, p in params.items()}
-    columns = layout.split(unshared(rule.init(seen), seen))
-    shown = {key: {n: traits.shown(x, params[n]) for n, x in column.items()} for key, column in columns.each.items()}
-    shared = {key: x.cpu() for key, x in columns.shared.items()}
-    fresh = dict(zip(params, layout.scatter(list(params), Columns(shared, shown), whole=True), strict=True))
-    return {n: {**state, **_known(state, states.get(part.params[n], {}), layout)} for n, state in fresh.items()}
+    values = values_of(part.group)
+    rule = part.make(**values)
+    built = Built(values, rule, part.layout(rule))
+    fresh = dict(zip(params, first_states(built, part.traits, params, whole=True), strict=True))
+    return {n: {**s, **_known(s, states.get(part.params[n], {}), built.layout)} for n, s in fresh.items()}
 
 
 def _known(fresh: State, known: State, layout: Layout) -> State:

@@ -72,21 +72,21 @@ def check_kind(where: str, traits: Traits, named: Named) -> None:
             )
 
 
-def first_states(built: Built, traits: Traits, params: Mapping[str, Tensor]) -> list[State]:
-    """The states of these parameters before their first step."""
+def first_states(built: Built, traits: Traits, params: Mapping[str, Tensor], whole: bool = False) -> list[State]:
+    """The states of these parameters before their first step; with the hidden numbers if `whole`."""
     if not params:
         return []
-    seen = {name: traits.seen(p.detach()) for name, p in params.items()}
+    seen = {name: traits.seen(p) for name, p in params.items()}
     columns = built.layout.split(unshared(built.rule.init(seen), seen))
     each = {key: {n: traits.shown(x, params[n]) for n, x in column.items()} for key, column in columns.each.items()}
     shared = {key: x.cpu() for key, x in columns.shared.items()}
-    return built.layout.scatter(list(seen), Columns(shared, each))
+    return built.layout.scatter(list(seen), Columns(shared, each), whole)
 
 
 def complete(built: Built, traits: Traits, named: Named, states: States) -> None:
     """Add what states lack that there are: the group has another rule now, or the states are another optimizer's."""
     known = {name: p for name, p in named if states.get(p)}
-    for (_, p), first in zip(known.items(), first_states(built, traits, known), strict=True):
+    for (_, p), first in zip(known.items(), first_states(built, traits, _detached(known)), strict=True):
         states[p] = first | states[p]
 
 
@@ -101,7 +101,7 @@ def _members(where: str, built: Built, traits: Traits, named: Named, states: Sta
     if not built.layout.fields:
         return [Member(name, p, g, {}, False) for name, p, g in found]
     fresh = {name: p for name, p, _ in found if not states.get(p)}
-    for (_, p), state in zip(fresh.items(), first_states(built, traits, fresh), strict=True):
+    for (_, p), state in zip(fresh.items(), first_states(built, traits, _detached(fresh)), strict=True):
         states[p] = state
     return [Member(name, p, g, states[p], name in fresh) for name, p, g in found]
 
@@ -151,3 +151,8 @@ def _run(
 def _empty(x: Tensor) -> Tensor:
     """A tensor like this one, without entries."""
     return x[:0] if x.dim() else x.new_empty(0)
+
+
+def _detached(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same memory, without autograd."""
+    return {name: p.detach() for name, p in params.items()}

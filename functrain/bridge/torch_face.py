@@ -55,7 +55,7 @@ def on(x: Number) -> bool:
     return isinstance(x, Tensor) or x != 0
 
 
-def wide(memory: Number) -> Number:
+def unbounded(memory: Number) -> Number:
     """The memory of an average, which torch allows to be 1 and more: the rules are not asked about a tensor."""
     return memory if isinstance(memory, Tensor) or 0 <= memory < 1 else torch.tensor(memory, dtype=torch.float64)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from functrain.base import GradientTransformation, identity
 from functrain.bridge.face import Params
 from functrain.bridge.given import require
-from functrain.bridge.torch_face import Number, TorchFace, descend, elementwise, on, wide
+from functrain.bridge.torch_face import Number, TorchFace, descend, elementwise, on, unbounded
 from functrain.combinators.chain import chain
 from functrain.counter import first_count, increment
 from functrain.transforms.adaptive import scale_by_rms, scale_by_stddev
@@ -72,8 +72,8 @@ class RMSprop(TorchFace):
     ) -> GradientTransformation:
         """Weight decay, the division, and momentum before the rate."""
         by_size = scale_by_stddev if centered else scale_by_rms
-        size = by_size(wide(alpha), eps, 0.0, eps_in_sqrt=False)
-        step = chain(size, trace(wide(momentum)) if on(momentum) else identity())
+        size = by_size(unbounded(alpha), eps, 0.0, eps_in_sqrt=False)
+        step = chain(size, trace(unbounded(momentum)) if on(momentum) else identity())
         return descend(lr, step, weight_decay, maximize)
 
 
@@ -183,7 +183,9 @@ class Adadelta(TorchFace):
         """Weight decay, then the division; a counter, which torch keeps."""
         return descend(
             lr,
-            chain(_counted(), scale_by_adadelta(wide(rho), eps if on(eps) else torch.zeros((), dtype=torch.float64))),
+            chain(
+                _counted(), scale_by_adadelta(unbounded(rho), eps if on(eps) else torch.zeros((), dtype=torch.float64))
+            ),
             weight_decay,
             maximize,
         )

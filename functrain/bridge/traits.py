@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HALF = (torch.float16, torch.bfloat16)
+from functrain import tree
 
 
 class Traits(NamedTuple):
@@ -34,4 +34,4 @@ class Traits(NamedTuple):
     def gradient(self, g: Tensor) -> Tensor:
         """A gradient as the rule sees it."""
         g = self.seen(g)
-        return g.float() if self.upcast and g.dtype in HALF else g
+        return g.float() if self.upcast and g.dtype in tree.HALF else g
