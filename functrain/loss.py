@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from functrain import tree
+from functrain.data import length
 from functrain.tree import Tree
 
 
@@ -127,14 +127,6 @@ def read(out: object, batch: Tree, buffers: Tree) -> LossOut:
     mean = _wide(differentiable("loss: the result", out))
     weight = torch.full_like(mean, length(batch), requires_grad=False)
     return LossOut(mean * weight, weight, buffers, logs)
-
-
-def length(batch: Tree) -> int:
-    """The leading size of the batch's first tensor; 1 if it has none."""
-    for leaf in tree.leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.dim():
-            return leaf.shape[0]
-    return 1
 
 
 def scalar(what: str, x: object) -> Tensor:

@@ -4,7 +4,11 @@ A policy says in what dtype a loss is computed. `"bf16"` and `"fp16"` are autoca
 products in half precision, reductions in float32. A `Precision` casts instead: everything computes in one dtype.
 
 float16 has few exponents, so its gradients are taken of the loss times a scale, and divided by it afterwards. The scale
-is state, in the `Guard`: halved when a gradient overflows, doubled after `growth_interval` updates that did not.
+is state, in the `Guard`: halved when a gradient overflows, doubled after `GROWTH_INTERVAL` updates that did not.
+
+It is saved with the rest of the state, whatever the precision, and a run goes on with what the file has. Only fp16
+reads or changes it: a run that comes to fp16 from another precision begins at 2¹⁶, or, if it had been there before,
+with the scale that it had then.
 """
 
 from __future__ import annotations
@@ -21,10 +25,10 @@ PrecisionLike = Literal["fp32", "bf16", "fp16"] | None
 class Guard(NamedTuple):
     """What a step remembers about numbers that were not finite."""
 
-    scale: Tensor  # (), float32: the loss scale; 1 without one
+    scale: Tensor  # (), float32: the loss scale; without one nothing reads it
     good_steps: Tensor  # (), int32: updates since the scale last changed
     skipped: Tensor  # (), int32: updates skipped so far
-    skipped_in_row: Tensor  # (), int32: of them, the latest without one applied between
+    skipped_in_row: Tensor  # (), int32: of them, the latest that were not finite, without one applied between
 
 
 class Precision(NamedTuple):

@@ -192,7 +192,8 @@ class Step:
     def guarded(self, guard: Guard, ok: Tensor, finite: Tensor) -> Guard:
         """The guard after an update that was applied, or not."""
         applied = ok.to(torch.int32)
-        skipped, in_row = guard.skipped + 1 - applied, (guard.skipped_in_row + 1) * (1 - applied)
+        skipped = guard.skipped + 1 - applied
+        in_row = (guard.skipped_in_row + (~finite).to(torch.int32)) * (1 - applied)
         if not self.precision.scaled:
             return Guard(guard.scale, guard.good_steps, skipped, in_row)
         good = torch.where(finite, guard.good_steps + applied, torch.zeros_like(guard.good_steps))

@@ -28,16 +28,25 @@ import pytest
 from tests.faults import (
     Mutant,
     around_rules,
+    averages,
     beliefs,
+    callbacks,
+    checkpoints,
     driver,
+    early,
+    evaluation,
     face_rules,
     layerwise,
+    precision,
+    resume,
     rules,
-    runs,
+    saving,
+    show,
     step,
     torch_face,
     torch_matrix,
     torch_rules,
+    windows,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,8 +64,17 @@ FAMILIES = (
     step,
     torch_face,
     face_rules,
-    runs,
     driver,
+    averages,
+    checkpoints,
+    early,
+    evaluation,
+    callbacks,
+    show,
+    precision,
+    windows,
+    saving,
+    resume,
 )
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.FAULTS)
 

@@ -58,7 +58,7 @@ def train(loss: Any, tx: ft.GradientTransformation, batch: Any, k: int, updates:
 
 @pytest.mark.parametrize("rule", RULES)
 @given(rows=st.integers(1, 13), k=st.integers(1, 13), seed=st.integers(0, 99))
-def test_k_micro_batches_are_one_batch(rule: str, rows: int, k: int, seed: int) -> None:
+def test_acc_1_k_micro_batches_are_one_batch(rule: str, rows: int, k: int, seed: int) -> None:
     batch = points(max(rows, k), seed, D)
     one, one_metrics = train(mean_loss, RULES[rule], batch, 1)
     many, many_metrics = train(mean_loss, RULES[rule], batch, k)
@@ -72,7 +72,7 @@ def chop(batch: tuple[Tensor, ...], sizes: list[int]) -> list[tuple[Tensor, ...]
 
 
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 99))
-def test_the_update_does_not_depend_on_where_a_stream_is_cut(sizes: list[int], seed: int) -> None:
+def test_acc_3_the_update_does_not_depend_on_where_a_stream_is_cut(sizes: list[int], seed: int) -> None:
     batch = points(sum(sizes), seed, D)
     step = ft.train_step(mean_loss, RULES["adamw"])
     state = ft.TrainState.create(parameters(), step.tx)
@@ -96,7 +96,7 @@ def weighted(seed: int = 0) -> tuple[tuple[Tensor, ...], list[tuple[Tensor, ...]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_weights_7_1_3_0_are_one_batch_of_11(rule: str) -> None:
+def test_acc_2_weights_7_1_3_0_are_one_batch_of_11(rule: str) -> None:
     batch, pieces = weighted()
     assert [int(piece[2].sum()) for piece in pieces] == [7, 1, 3, 0]
     one, metrics = train(masked_loss, RULES[rule], batch, 1)
@@ -109,7 +109,7 @@ def test_weights_7_1_3_0_are_one_batch_of_11(rule: str) -> None:
     close(many.params, eleven.params)
 
 
-def test_the_mean_of_means_is_something_else() -> None:
+def test_acc_2_the_mean_of_means_is_something_else() -> None:
     """The negative control: losses that hide their weights are not one batch."""
     batch, _ = weighted()
 
@@ -135,7 +135,7 @@ def test_replicas_are_merged_by_adding() -> None:
     assert str(error.value) == "Gradients: only Gradients can be added, got int"
 
 
-def test_gradients_accumulate_in_float32_at_least() -> None:
+def test_acc_7_gradients_accumulate_in_float32_at_least() -> None:
     """In bfloat16, adding 1 to 256 would change nothing."""
     p = {"w": torch.ones((), dtype=torch.bfloat16)}
     step = ft.train_step(lambda p, b: ((p["w"] * b).sum(), torch.ones(())), ft.sgd(0.1))
@@ -150,7 +150,7 @@ def test_gradients_accumulate_in_float32_at_least() -> None:
 # --- once a window
 
 
-def test_clipping_acts_once_on_the_gradient_of_the_window() -> None:
+def test_acc_6_clipping_acts_once_on_the_gradient_of_the_window() -> None:
     batch = points(12, dtype=D)
     limit = 0.05
     (one, metrics), (many, many_metrics) = (
@@ -163,7 +163,7 @@ def test_clipping_acts_once_on_the_gradient_of_the_window() -> None:
     assert moved.item() == pytest.approx(limit, rel=1e-12)
 
 
-def test_the_loss_is_that_of_the_window_before_the_update() -> None:
+def test_acc_4_the_loss_is_that_of_the_window_before_the_update() -> None:
     batch = points(12, dtype=D)
     for k in (1, 3, 4):
         _, metrics = train(mean_loss, ft.sgd(0.1), batch, k, updates=1)

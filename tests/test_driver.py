@@ -1,15 +1,11 @@
-"""What the Trainer says of optimizers and schedulers that it cannot drive, and how it writes their values down."""
+"""What the Trainer says of optimizers and schedulers that it cannot drive."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
@@ -18,7 +14,6 @@ from functrain import optim
 from functrain.bridge.torch_optimizer import TorchOptimizer
 from functrain.combinators.chain import chain
 from functrain.optimizers.adaptive import adam, adamw
-from functrain.run.driver import decode, encode
 from functrain.transforms.clip import clip_by_global_norm
 from tests.torch_loops import by_hand, network, trainer_of
 
@@ -143,43 +138,3 @@ def test_groups_of_a_rule_that_sees_all_parameters_must_have_equal_values() -> N
         trainer.train()
     assert str(caught.value) == message
     assert trainer.updates == 0
-
-
-# --- what a checkpoint says of groups and schedulers
-
-keys = st.text() | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False)
-leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-
-
-def containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    counts = st.dictionaries(st.integers(), st.integers()).map(Counter)
-    return st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(keys, inner) | counts
-
-
-def typed(x: Any) -> Any:
-    """A value in which 1, 1.0 and True differ, and a list, a tuple, a dict and a Counter."""
-    if isinstance(x, dict):
-        return type(x), [(typed(k), typed(v)) for k, v in x.items()]
-    return type(x), [typed(y) for y in x] if isinstance(x, list | tuple) else repr(x)
-
-
-@given(st.recursive(leaves | st.just(float("nan")), containers))
-def test_what_json_cannot_say_comes_back_from_json(x: Any) -> None:
-    assert typed(decode(json.loads(json.dumps(encode(x))))) == typed(x)
-
-
-@given(st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.int64]), st.floats(-1e3, 1e3))
-def test_a_number_in_a_tensor_comes_back_as_one(dtype: torch.dtype, x: float) -> None:
-    for number in (torch.tensor(x).to(dtype), torch.tensor([x]).to(dtype)):
-        back = decode(json.loads(json.dumps(encode({0: [number]}))))[0][0]
-        assert (back.dtype, back.shape) == (number.dtype, number.shape)
-        assert torch.equal(back, number)
-
-
-@pytest.mark.parametrize("x", [object(), torch.ones(2), {1: {2}}, [1j]])
-def test_what_no_file_can_hold_is_told_in_words(x: Any) -> None:
-    with pytest.raises(
-        TypeError,
-        match=r"^Trainer: a (object|Tensor|set|complex) among the values of a group or a scheduler cannot be saved$",
-    ):
-        encode(x)

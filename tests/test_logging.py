@@ -1,88 +1,19 @@
-"""What a person sees, on a terminal and elsewhere."""
+"""Records in `metrics.jsonl`."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
+import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from functrain import logging
-from functrain.logging import Console, JsonLines
-
-RECORD = {
-    "step": 15_000, "epoch": 4, "loss": 1.83421, "learning_rate": 2.7e-4, "grad_norm": 0.834, "skipped": 2,
-    "updates_per_second": 3.21, "samples_per_second": 12_840.0, "data_wait": 0.04,
-}  # fmt: skip
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_elsewhere_a_record_is_a_line() -> None:
-    out = io.StringIO()
-    console = Console(out)
-    console.epoch(4, 10, 1249, 2500)
-    console.advance()
-    console.log(RECORD)
-    console.epoch(5, None, 0, None)
-    console.log({"loss": float("nan")})
-    console.validation({"step": 15_000, "epoch": 4, "val_loss": 1.7921, "seconds": 12.4}, 1.7921, True)
-    console.validation({"step": 16_000, "epoch": 4, "val_loss": float("nan"), "seconds": 0.1}, 1.7921, False)
-    console.saved(4, 15_000, Path("runs/a/step-00015000.pt"), best=True)
-    assert out.getvalue().splitlines() == [
-        "epoch  4/10  updates 1,250/2,500  50%  3.21 up/s  eta 06:29  12.8k samples/s  loss 1.8342  lr 2.7e-04  "
-        "|g| 0.83  skip 2  data 4%",
-        "epoch 5  updates 0  nan up/s  - samples/s  loss nan  |g| -  skip 0  data nan%",
-        "val  epoch 4  update 15,000  loss 1.7921  best 1.7921 *  12.4 s",
-        "val  epoch 4  update 16,000  loss nan  best 1.7921  0.1 s",
-        "save  epoch 4  update 15,000  step-00015000.pt, last, best",
-    ]
-
-
-def test_a_terminal_has_a_bar_that_goes_away() -> None:
-    out = Terminal()
-    console = Console(out)
-    console.epoch(4, 10, 1249, 2500)
-    console.advance()
-    console.log(RECORD | {"note": "{braces}"})
-    bar = out.getvalue().split("\r")[-1]
-    assert re.fullmatch(
-        r"epoch  4/10  updates 1250/2500   50% ━━━━━━━─{7}  .* up/s  eta .*  12.8k samples/s  loss 1.8342  lr 2.7e-04  "
-        r"\|g\| 0.83  skip 2  data 4%\s*",
-        bar,
-    )
-    console.say("a line")
-    assert "a line\n" in out.getvalue()
-    console.close()
-    assert out.getvalue().endswith("\r")
-
-
-def test_a_terminal_has_no_estimate_where_the_length_is_unknown() -> None:
-    out = Terminal()
-    console = Console(out)
-    console.epoch(1, None, 0, None)
-    console.advance()
-    console.log(RECORD)
-    console.close()
-    assert "eta" not in out.getvalue()
-    assert "epoch 1  updates 1" in out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("number", "text"), [(7.0, "7"), (12_840.0, "12.8k"), (124_400_000, "124.4M"), (3e9, "3.0G"), (None, "-")]
-)
-def test_numbers_are_short(number: float | None, text: str) -> None:
-    assert logging.short(number) == text
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "00:00"), (389.6, "06:30"), (3990, "1:06:30")])
-def test_durations_are_clocks(seconds: float, text: str) -> None:
-    assert logging.clock(seconds) == text
+from functrain.checkpoint import CheckpointError
+from functrain.logging import JsonLines
 
 
 def test_rows_without_a_mark_become_the_history(tmp_path: Path) -> None:
@@ -110,3 +41,58 @@ def test_rows_without_a_mark_become_the_history(tmp_path: Path) -> None:
     rows.go_on_from([{"step": 1, "loss": 5.0}])  # another run
     assert marks() == [(1, True), (2, True), (3, True), (3, True), (1, False)]
     assert logging.history(path) == [{"step": 1, "loss": 5.0}]
+
+
+def test_a_row_is_its_record_and_nan_is_nan(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    record = {"step": 1, "epoch": 1, "loss": math.nan, "grad_norm": math.inf, "learning_rate": 0.1, "note": "é"}
+    JsonLines(path).log(record)
+    assert path.read_text() == (
+        '{"step": 1, "epoch": 1, "loss": NaN, "grad_norm": Infinity, "learning_rate": 0.1, "note": "\\u00e9"}\n'
+    )
+    (row,) = logging.rows(path)
+    assert repr(row) == repr(record)
+
+
+def test_what_is_no_record_is_left_out(tmp_path: Path) -> None:
+    assert logging.rows(tmp_path / "none") == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n[1]\n{"step": 2, "stale": true}\n{"step": 3}\n{"st')
+    assert [row["step"] for row in logging.rows(path)] == [1, 2, 3]
+    assert [row["step"] for row in logging.history(path)] == [1, 3]
+
+
+@contextmanager
+def no_file_above(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_rows_that_a_full_disk_does_not_take_come_whole_with_the_next_that_it_takes(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log, records = JsonLines(path), [{"step": i, "loss": i / 3} for i in range(5)]
+    for record in records[:2]:
+        log.log(record)
+    whole = path.read_bytes()
+    with no_file_above(len(whole) + 5):  # a part of a row
+        with pytest.warns(UserWarning, match="metrics.jsonl: .*; its rows follow when they can$"):
+            log.log(records[2])
+        log.log(records[3])  # warned of already
+        assert path.read_bytes() == whole
+    log.log(records[4])
+    assert logging.rows(path) == records
+
+
+def test_a_history_that_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = JsonLines(path)
+    log.log({"step": 1})
+    whole = path.read_bytes()
+    with no_file_above(10), pytest.raises(CheckpointError, match=r"metrics.jsonl: File too large$"):
+        log.go_on_from([{"step": i} for i in range(5)])
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert path.read_bytes() == whole

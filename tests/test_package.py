@@ -29,9 +29,9 @@ FLOORS = (
     {"transforms"},
     {"combinators"},
     {"optimizers"},
-    {"compile", "gradient", "loss", "precision", "state", "step", "window"},
-    {"bridge", "checkpoint", "durable"},
-    {"logging", "plot"},
+    {"compile", "data", "gradient", "loss", "precision", "state", "step", "window"},
+    {"bridge", "checkpoint"},
+    {"bar", "console", "loggers", "logging", "plot"},
     {"run"},
     {"trainer"},
 )

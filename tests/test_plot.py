@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from functrain import plot, schedules
@@ -39,7 +41,10 @@ def run(tmp_path: Path) -> Path:
 
 
 def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+    return {
+        str(line.get_label()): (list(map(float, line.get_xdata())), list(map(float, line.get_ydata())))
+        for line in axes.get_lines()
+    }
 
 
 def rendered(figure: Figure, path: Path) -> Sequence[Axes]:
@@ -50,17 +55,88 @@ def rendered(figure: Figure, path: Path) -> Sequence[Axes]:
 
 def test_a_history_shows_the_losses_with_the_best_the_rate_the_norm_with_its_limit_and_the_speed(run: Path) -> None:
     losses, rates, norms, speeds = rendered(plot.history(run), run)
-    assert [a.get_title() for a in (losses, rates, norms, speeds)] == [
-        "loss", "learning rate", "gradient norm", "samples a second",
+    assert [a.get_ylabel() for a in (losses, rates, norms, speeds)] == [
+        "loss", "learning rate", "gradient norm", "samples/s",
     ]  # fmt: skip
+    assert {a.get_xlabel() for a in (losses, rates, norms, speeds)} == {"update"}
     found = curves(losses)
-    assert found["training"][0] == [1, 2]
-    assert found["validation"][0] == [2, 3, 4]
+    assert repr(found["training"]) == repr(([1.0, 2.0], [3.0, math.nan]))
+    assert repr(found["validation"]) == repr(([2.0, 3.0, 4.0], [math.nan, 2.5, 2.75]))
     assert found["best 2.5000 at 3"] == ([3], [2.5])
+    assert found["not finite (2)"][0] == [2, 2]
     assert curves(rates)["learning rate"] == ([1, 2], [0.1, 0.2])
     assert curves(norms)["before clipping"] == ([1, 2], [2.0, 4.0])
     assert curves(norms)["limit 1.5"][1] == [1.5, 1.5]
-    assert curves(speeds)["samples a second"] == ([1, 2], [9.0, 8.0])
+    assert curves(speeds)["samples/s"] == ([1, 2], [9.0, 8.0])
+    assert speeds.get_ylim()[0] == 0
+
+
+def test_what_else_is_validated_has_a_panel_each_beside_what_training_says_of_it() -> None:
+    rows = [
+        {"step": 1, "epoch": 1, "loss": 1.0, "accuracy": 0.5},
+        {"step": 1, "epoch": 1, "val_loss": 1.0, "val_accuracy": 0.4, "val_mse": 9.0, "val_f1": 0.3, "seconds": 1.0},
+    ]
+    *_, accuracy, mse, f1 = plot.history(SimpleNamespace(history=rows)).axes
+    assert [a.get_ylabel() for a in (accuracy, mse, f1)] == ["accuracy", "mse", "f1"]
+    assert curves(accuracy) == {"training": ([1], [0.5]), "validation": ([1], [0.4])}
+    assert curves(mse) == {"validation": ([1], [9.0])}
+    assert curves(f1) == {"validation": ([1], [0.3])}
+
+
+def losses_of(*losses: float) -> Axes:
+    rows = [{"step": i, "epoch": 1, "loss": loss} for i, loss in enumerate(losses)]
+    return plot.history(SimpleNamespace(history=rows)).axes[0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [
+        ((100.0, 1.0), "log"), ((99.0, 1.0), "linear"), ((100.0, 0.0), "linear"), ((100.0, -1.0), "linear"),
+        ((math.nan, math.inf), "linear"), ((math.nan, 3.0, 2.0), "linear"), ((math.inf, 1e-3, 1.0), "log"),
+    ],
+)  # fmt: skip
+def test_losses_above_zero_that_span_two_decades_have_a_logarithmic_axis(losses: list[float], scale: str) -> None:
+    assert losses_of(*losses).get_yscale() == scale
+
+
+def test_many_points_have_a_running_mean_of_the_finite_ones(tmp_path: Path) -> None:
+    losses = np.random.default_rng(0).normal(size=10_000)
+    losses[[0, 50, 9_999]] = math.nan
+    found = curves(losses_of(*losses))
+    assert found["training"] == (list(range(10_000)), pytest.approx(losses, nan_ok=True, abs=0))
+    means = found["mean of 101"][1]
+    for i in (0, 3, 50, 100, 5_000, 9_999):
+        assert means[i] == pytest.approx(np.nanmean(losses[max(0, i - 50) : i + 51]), abs=1e-10)
+    assert set(curves(losses_of(*losses[:300]))) == {"training", "not finite (2)"}
+
+
+def test_one_record_is_a_point_over_a_whole_number() -> None:
+    axes = losses_of(2.3)
+    (line,) = axes.get_lines()
+    assert line.get_marker() == "."
+    low, high = axes.get_xlim()
+    assert [x for x in axes.get_xticks() if low <= x <= high] == [0]
+
+
+def test_an_empty_panel_says_so(run: Path) -> None:
+    row = {"step": 1, "epoch": 1, "val_loss": 1.0}
+    _, *others = rendered(plot.history(SimpleNamespace(history=[row])), run)
+    assert [[text.get_text() for text in axes.texts] for axes in others] == [["no record"]] * 3
+
+
+def test_no_legend_lies_over_data() -> None:
+    rows = [
+        {"step": i, "epoch": 1, "loss": 1.0, "val_loss": 1.0, **{f"learning_rate/{n}": 0.1 for n in range(9)}}
+        for i in range(3)
+    ]
+    figure = plot.history(SimpleNamespace(history=rows))
+    figure.draw_without_rendering()
+    for axes in figure.axes[:2]:
+        legend = axes.get_legend()
+        assert legend is not None
+        box, panel = legend.get_window_extent(), axes.get_window_extent()
+        assert not box.overlaps(panel) or box.y0 >= panel.y1 - 1
+        assert box.y1 <= figure.bbox.y1
 
 
 def test_a_directory_its_file_and_its_trainer_give_one_picture(run: Path) -> None:
@@ -73,7 +149,8 @@ def test_a_directory_its_file_and_its_trainer_give_one_picture(run: Path) -> Non
 def test_several_rates_have_their_labels(run: Path) -> None:
     row = {"step": 1, "epoch": 1, "loss": 1.0, "learning_rate/a": 0.1, "learning_rate/b": 0.2}
     (run / "metrics.jsonl").write_text(json.dumps(row))
-    assert set(curves(rendered(plot.history(run), run)[1])) == {"a", "b"}
+    rates = rendered(plot.history(run), run)[1]
+    assert curves(rates) == {"a": ([1], [0.1]), "b": ([1], [0.2])}
 
 
 def test_a_run_without_records_is_an_error_in_words(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_bf16_trains_nearly_as_float32() -> None:
     assert losses[1] < 2.0
 
 
-def test_bf16_and_float32_have_no_scale() -> None:
+def test_amp_4_bf16_and_float32_have_no_scale() -> None:
     for precision in (None, "fp32", "bf16"):
         step, state = started(ft.sgd(0.1), precision=precision)
         for x in (GOOD, OVERFLOW * 10):
@@ -94,7 +94,7 @@ def test_the_scale_begins_at_two_to_the_sixteen() -> None:
     assert step(state, GOOD)[1]["loss_scale"].item() == 65536
 
 
-def test_an_overflow_halves_the_scale_and_changes_nothing_else() -> None:
+def test_amp_3_an_overflow_halves_the_scale_and_changes_nothing_else() -> None:
     model, (x, y) = ft.functionalize(NormNet()), points()
     step = ft.train_step(model.loss(F.mse_loss), ft.adamw(lambda t: 0.1 + t), precision="fp16")
     state = scaled_to(ft.TrainState.create(model, step.tx), 2.0**100, good_steps=5)
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_is_skipped_whatever_skip_nonfinite_says() -> 
 
 
 @pytest.mark.parametrize("limit", [None, 1e-2])
-def test_norm_loss_and_update_do_not_depend_on_the_scale(limit: float | None) -> None:
+def test_amp_1_norm_loss_and_update_do_not_depend_on_the_scale(limit: float | None) -> None:
     torch.manual_seed(0)
     model, batch = ft.functionalize(mlp(3, 8, 2)), points()
     step = ft.train_step(model.loss(F.mse_loss), ft.sgd(0.1), accumulate=3, precision="fp16", max_grad_norm=limit)

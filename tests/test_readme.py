@@ -11,6 +11,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+PAGES = [("README.md", 9), ("docs/torch_face.md", 14), ("docs/trainer.md", 9), ("docs/checkpoints.md", 2)]
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def _quick_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_quick_backend")
-@pytest.mark.parametrize(("page", "at_least"), [("README.md", 9), ("docs/torch_face.md", 14)])
+@pytest.mark.parametrize(("page", "at_least"), PAGES)
 def test_every_block_of_a_page_runs(page: str, at_least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S)
     monkeypatch.chdir(tmp_path)

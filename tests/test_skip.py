@@ -21,7 +21,7 @@ BAD = [float("nan"), float("inf"), -float("inf")]
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_gradient_that_is_not_finite_changes_nothing_but_the_guard(bad: float, accumulate: int) -> None:
+def test_nan_1_a_gradient_that_is_not_finite_changes_nothing_but_the_guard(bad: float, accumulate: int) -> None:
     model, (x, y) = ft.functionalize(NormNet()), points()
     step = ft.train_step(model.loss(F.mse_loss), ft.adamw(0.1), accumulate)
     state, _ = step(ft.TrainState.create(model, step.tx), (x, y))
@@ -35,14 +35,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing_but_the_guard(bad: float,
     assert not metrics["loss"].isfinite()  # said as it is
 
 
-def test_a_loss_that_is_not_finite_is_a_skip_though_its_gradient_is() -> None:
+def test_nan_1_a_loss_that_is_not_finite_is_a_skip_though_its_gradient_is() -> None:
     step, state = started(ft.sgd(0.1), lambda p, x: p["w"].sum() + x.sum())
     new, metrics = step(state, torch.tensor([float("inf")]))
     assert metrics["grad_norm"].isfinite()
     assert same(new.params, state.params)
 
 
-def test_schedules_count_applied_updates_and_the_step_counts_attempts() -> None:
+def test_sch_2_schedules_count_applied_updates_and_the_step_counts_attempts() -> None:
     step, state = started(ft.sgd(lambda t: 1.0 + t))
     good, bad = torch.ones(1, 2), torch.full((1, 2), float("nan"))
     rates, in_row = [], []

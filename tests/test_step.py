@@ -212,7 +212,7 @@ def test_metrics_are_0_dim_tensors_with_these_names() -> None:
     assert (metrics["skipped"].item(), metrics["loss_scale"].item()) == (0, 1)
 
 
-def test_the_learning_rate_is_the_one_used() -> None:
+def test_sch_3_the_learning_rate_is_the_one_used() -> None:
     schedule = lambda t: 0.5 ** t.to(D)  # noqa: E731
     for tx in (ft.sgd(schedule), ft.inject_hyperparams(ft.adamw)(schedule), ft.chain(ft.clip(1.0), ft.sgd(schedule))):
         step, state = started(tx)

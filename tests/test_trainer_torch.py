@@ -36,7 +36,7 @@ def one_cycle(optimizer: Optimizer, steps: int = 12) -> OneCycleLR:
 
 
 @pytest.mark.parametrize("k", [1, 2])
-def test_adamw_under_one_cycle_is_torchs_loop(k: int) -> None:
+def test_sch_1_adamw_under_one_cycle_is_torchs_loop(k: int) -> None:
     ours, theirs = network(), network()
     optimizer = configure_optimizer(ours, "adamw", lr=0.05, weight_decay=0.1)
     reference = torch.optim.AdamW(decayed(theirs), lr=0.05)
@@ -139,7 +139,7 @@ def test_the_state_dict_is_true_whenever_a_checkpoint_is_saved(make: Any, tmp_pa
 
 @pytest.mark.parametrize("kind", [optim.AdamW, torch.optim.AdamW])
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_scheduler_sets_the_rates_that_it_sets_in_torchs_loop(name: str, kind: Any, tmp_path: Path) -> None:
+def test_sch_1_every_scheduler_sets_the_rates_that_it_sets_in_torchs_loop(name: str, kind: Any, tmp_path: Path) -> None:
     ours, theirs = network(), network()
     optimizer, reference = kind(decayed(ours), lr=0.1), torch.optim.AdamW(decayed(theirs), lr=0.1)
     schedulers = [SCHEDULERS[name](o) for o in (optimizer, reference)]
@@ -157,7 +157,7 @@ def test_every_scheduler_sets_the_rates_that_it_sets_in_torchs_loop(name: str, k
 
 
 @pytest.mark.parametrize("name", ["StepLR", "OneCycleLR", "LambdaLR"])
-def test_a_skipped_update_does_not_step_the_scheduler(name: str) -> None:
+def test_sch_2_a_skipped_update_does_not_step_the_scheduler(name: str) -> None:
     ours, theirs = network(), network()
     optimizer, reference = optim.AdamW(decayed(ours), lr=0.1), torch.optim.AdamW(decayed(theirs), lr=0.1)
     schedulers = [SCHEDULERS[name](o) for o in (optimizer, reference)]
@@ -170,7 +170,7 @@ def test_a_skipped_update_does_not_step_the_scheduler(name: str) -> None:
     assert apart(ours, theirs) <= 1e-10
 
 
-def test_on_a_plateau_the_rate_falls_after_a_validation_and_by_its_loss() -> None:
+def test_sch_5_on_a_plateau_the_rate_falls_after_a_validation_and_by_its_loss() -> None:
     module = network()
     optimizer = optim.SGD(module.parameters(), lr=1.0)
     scheduler = SCHEDULERS["ReduceLROnPlateau"](optimizer)  # two in vain are allowed

@@ -80,7 +80,7 @@ EACH = [
 
 
 @pytest.mark.parametrize(("name", "kind", "lr"), EACH)
-def test_a_run_that_is_resumed_is_bit_for_bit_the_run_that_went_on(
+def test_sch_1_a_run_that_is_resumed_is_bit_for_bit_the_run_that_went_on(
     name: str, kind: Any, lr: Any, tmp_path: Path
 ) -> None:
     whole, scheduler = run(kind, name, copy.deepcopy(lr), max_steps=30)

@@ -12,21 +12,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from functrain import checkpoint
 from functrain.checkpoint import STEP_FILE, CheckpointError
-from functrain.durable import beside, check_seal, replacing, sync
-from functrain.logging import JsonLines, Record
+from functrain.checkpoint.contents import words
+from functrain.checkpoint.durable import Damaged, beside, check_seal, replacing, sync
+from functrain.logging import JsonLines
 from functrain.tree import Tree
 
 if sys.platform != "win32":
     import fcntl
+
+HALF_WRITTEN = re.compile(r"\..+\.\d+\.tmp")  # of a file, by a process
 
 
 class RunDirectory:
@@ -36,6 +41,9 @@ class RunDirectory:
         self.path, self.keep = Path(path), keep
         self.rows = JsonLines(self.path / "metrics.jsonl")
         self._protected: os.stat_result | None = None  # the checkpoint that was resumed from
+        self.config: Mapping[str, object] = {}  # what config.json tells
+        self._ours = False  # best_model.pt is this run's
+        self._locked = False  # by a run of ours
 
     def create(self) -> None:
         """Make it, if it is not there.
@@ -43,27 +51,50 @@ class RunDirectory:
         Raises:
             CheckpointError: the system says why not.
         """
-        try:
+        with _told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint.save: {self.path}: {error.strerror}") from error
 
-    def save(self, step: int, tree: Tree, meta: Mapping[str, object], best: bool) -> Path:
+    def save(self, step: int, tree: Tree, meta: Mapping[str, object], best: bool, least: float = -math.inf) -> Path:
         """Write a checkpoint under the number of its update, then its other names, and only then delete old ones.
+
+        Args:
+            step: its update.
+            tree: the state.
+            meta: what is beside it.
+            best: as `best_model.pt` too.
+            least: its validation loss. A run that went back keeps a `best_model.pt` that is as good.
 
         Raises:
             CheckpointError: as in `checkpoint.save`; what was there before is there still.
+            RuntimeError: somebody else is writing here.
         """
-        self.create()
         path = self.path / f"step-{step:08d}.pt"
-        checkpoint.save(path, tree, meta=meta)
-        try:
-            for name in ("last.pt", *(["best_model.pt"] if best else [])):
-                give_name(path, self.path / name)
-            self._rotate(step)
-        except OSError as error:
-            raise CheckpointError(f"checkpoint.save: {path}: {error.strerror}") from error
+        with nullcontext() if self._locked else self._alone():
+            protected = self._is_protected(path)
+            checkpoint.save(path, tree, meta=meta)
+            with _told(path):
+                if protected:  # saved anew: another file, which is to stay as the old one was
+                    self._protected = path.stat()
+                give_name(path, self.path / "last.pt")
+                if best and self._may_replace_best(least):
+                    give_name(path, self.path / "best_model.pt")
+                    self._ours = True
+                self._rotate(step)
         return path
+
+    def _may_replace_best(self, least: float) -> bool:
+        """Set aside what another run left; keep what this one had before it went back, if it is as good."""
+        path = self.path / "best_model.pt"
+        if self._ours or not path.exists():
+            return True
+        if self._protected is None:
+            os.replace(path, path.with_name(path.name + ".stale"))
+            return True
+        try:
+            found = checkpoint.read(path).meta.get("best")
+        except CheckpointError:
+            return True
+        return not isinstance(found, float) or least < found
 
     def _rotate(self, step: int) -> None:
         """Delete all but the newest; set aside what another run wrote for updates that this one has yet to make."""
@@ -75,13 +106,17 @@ class RunDirectory:
                 os.replace(path, path.with_name(path.name + ".stale"))
         past = [path for number, path in numbered if number <= step]
         for path in past[: -self.keep]:
-            if self._protected is None or not os.path.samestat(path.stat(), self._protected):
+            if not self._is_protected(path):
                 path.unlink()
+
+    def _is_protected(self, path: Path) -> bool:
+        return self._protected is not None and path.exists() and os.path.samestat(path.stat(), self._protected)
 
     def protect(self, path: Path) -> bool:
         """Never delete this file. True if it lies here."""
-        self._protected = path.stat()
-        return path.resolve().parent == self.path.resolve()
+        here = path.resolve().parent == self.path.resolve()
+        self._protected, self._ours = (path.stat(), False) if here else (None, False)
+        return here
 
     def newest(self, say: Callable[[str], object]) -> Path | None:
         """The newest checkpoint that verifies; `say` hears why those before it do not."""
@@ -94,36 +129,84 @@ class RunDirectory:
                 return path
         return None
 
-    def begin(self, config: Mapping[str, object], history: Sequence[Record]) -> None:
-        """Write `config.json`, and let `metrics.jsonl` go on from these records."""
-        with replacing(self.path / "config.json") as file:
-            file.write((json.dumps(config, indent=2) + "\n").encode())
-        self.rows.go_on_from(history)
-
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """A block in which no other process writes here. What writers that were killed left half-written is removed.
+        """A block in which nobody else writes here. What writers that were killed left half-written is removed.
 
         Raises:
-            RuntimeError: another process does.
+            RuntimeError: somebody does: another process, or another Trainer in this one.
+            CheckpointError: the system says why the directory cannot be written to.
         """
+        with self._alone():
+            with _told(config := self.path / "config.json"), replacing(config) as file:
+                file.write((json.dumps(self.config, indent=2) + "\n").encode())
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         self.create()
-        with open(self.path / "lock", "a+", encoding="utf-8") as file:
-            # A lock of the process: workers that it forks do not hold it on, as they would one of the descriptor.
+        with _lock(self.path):
+            with _told(self.path):
+                for path in self.path.iterdir():
+                    if HALF_WRITTEN.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+            yield
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A block whose errors of the system are a checkpoint's."""
+    try:
+        yield
+    except (OSError, Damaged) as error:
+        raise CheckpointError(f"checkpoint.save: {path}: {words(error)}") from error
+
+
+_LOCKS: set[int] = set()  # descriptors
+
+
+def _let_go() -> None:
+    """A worker that was forked must not hold on what the trainer lets go."""
+    while _LOCKS:
+        os.close(_LOCKS.pop())
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """A block with the lock of a directory, which dies with the process.
+
+    It belongs to an open file, not to the process as the other kind: a second Trainer in one process is refused, too,
+    and who reads all files of the directory, to copy them, does not lose it by closing this one.
+    """
+    path = directory / "lock"
+    with _told(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    _LOCKS.add(descriptor)
+    try:
+        with _told(path):
             try:
                 if sys.platform != "win32":
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(descriptor, 20).decode() or "?"
                 raise RuntimeError(
-                    f"Trainer: process {file.read() or '?'} is writing to {self.path}; hint: choose another save_dir"
+                    f"Trainer: process {holder} is writing to {directory}; hint: choose another save_dir"
                 ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            for half_written in self.path.glob(".*.tmp"):
-                half_written.unlink()
-            yield
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
+        yield
+    finally:
+        if descriptor in _LOCKS:  # else this is a fork of who opened it
+            _LOCKS.discard(descriptor)
+            os.close(descriptor)
 
 
 def give_name(path: Path, name: Path) -> None:

@@ -8,15 +8,15 @@ the state, and whenever somebody may look, the state goes back into the optimize
 from __future__ import annotations
 
 import copy
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from functrain import tree
 from functrain.base import GradientTransformation
 from functrain.bridge.face import Face
 from functrain.bridge.factories import from_torch
@@ -25,40 +25,42 @@ from functrain.bridge.pure import FaceState
 from functrain.bridge.torch_optimizer import TorchOptimizer
 from functrain.bridge.values import has_tensor, numbers_of, values_of
 from functrain.checkpoint import CheckpointError, Contents
+from functrain.combinators.chain import chain
 from functrain.record import show
+from functrain.run.encoding import decode, encode
 from functrain.run.recipe import outline
+from functrain.run.scheduler import Scheduler, checked, name_of
 from functrain.state import TrainState
 from functrain.step import Metrics
+from functrain.transforms.averages import ParamsEmaState, params_ema
 
 Meta = dict[str, object]
 LOOPS = frozenset({"foreach", "fused", "capturable", "differentiable"})  # how torch loops, and not what it computes
 
 
-@runtime_checkable
-class Scheduler(Protocol):
-    """A scheduler of torch.optim.lr_scheduler."""
-
-    optimizer: Optimizer
-
-    def step(self, metrics: float = ...) -> None:
-        """Set the rates of the next update."""
-        ...
-
-    def state_dict(self) -> dict[str, object]:
-        """What `load_state_dict` takes."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Go on from there."""
-        ...
-
-
 class Driver:
-    """A transformation: nothing moves beside it."""
+    """A transformation: nothing moves beside it.
 
-    def __init__(self, tx: GradientTransformation) -> None:
-        self.tx, self.outline = tx, outline(tx)
-        self.config = show(tx)
+    Args:
+        rule: the transformation.
+        ema_decay: of an average of the parameters, which is then kept behind the rule; None keeps none.
+    """
+
+    def __init__(self, rule: GradientTransformation, ema_decay: float | None) -> None:
+        self.rule, self.averages = rule, ema_decay is not None
+        self.tx = rule if ema_decay is None else chain(rule, params_ema(ema_decay))
+        self.outline, self.config = outline(self.tx), show(self.tx)
+
+    def averaged(self, state: TrainState) -> TrainState:
+        """The state with the average of the parameters in their place, where there is one."""
+        if not self.averages:
+            return state
+        average = cast("tuple[object, ParamsEmaState]", state.opt_state)[1].ema
+        return state._replace(params=tree.cast_like(average, state.params))
+
+    def of_rule(self, state: TrainState) -> object:
+        """The state of the rule alone."""
+        return cast("tuple[object, object]", state.opt_state)[0] if self.averages else state.opt_state
 
     def before(self, state: TrainState) -> TrainState:
         """The state for the next update."""
@@ -90,17 +92,18 @@ class TorchDriver(Driver):
         optimizer: one of functrain's, or of torch.optim, whose equal here then does the work.
         scheduler: steps after each applied update; a ReduceLROnPlateau, after each validation.
         module: whose parameters they are.
+        ema_decay: as in Driver.
 
     Raises:
         ValueError: the optimizer has parameters that the module has not; the scheduler is over another optimizer.
         TypeError: a torch optimizer without an equal here; no scheduler.
     """
 
-    def __init__(self, optimizer: Optimizer, scheduler: object, module: nn.Module) -> None:
+    def __init__(self, optimizer: Optimizer, scheduler: object, module: nn.Module, ema_decay: float | None) -> None:
         face = from_torch(optimizer)
         assert isinstance(face, Face | LBFGS)  # what from_torch makes
         self.given, self.face = optimizer, face
-        self.scheduler = _checked(scheduler, optimizer)
+        self.scheduler = checked(scheduler, optimizer)
         self.names = dict(module.named_parameters())
         there = {id(p) for p in self.names.values()}
         for i in range(len(face.param_groups)):
@@ -110,8 +113,9 @@ class TorchDriver(Driver):
                         f"Trainer: parameter {name!r} of the optimizer's group {i} is none of the model's; "
                         "hint: build the optimizer from this model's parameters()"
                     )
-        super().__init__(face.as_transform(self.names))
-        self.outline = f"torch.{_rule_of(face)}" + (f" under {_name_of(scheduler)}" if scheduler else "")
+        super().__init__(face.as_transform(self.names), ema_decay)
+        averaged = " with an average" if self.averages else ""
+        self.outline = f"torch.{_rule_of(face)}" + (f" under {name_of(scheduler)}" if scheduler else "") + averaged
         self.config = " ".join(repr(face).split())
         self._fixed, self._values = self.face.numbers()[1], cast("object", None)
 
@@ -133,14 +137,16 @@ class TorchDriver(Driver):
                 f"Trainer: {changed} was set in a group while training, which makes another rule; "
                 "hint: numbers may change, from and to anything but 0; for the rest build a Trainer anew"
             )
-        if not self.tx.local and any(v != values[0] for v in values):
+        if not self.rule.local and any(v != values[0] for v in values):
             raise ValueError(
                 f"Trainer: {_rule_of(self.face)} sees all parameters at once, so its groups must have equal values; "
                 "hint: ft.partition gives each set of parameters a rule"
             )
         self._values, groups = values, self.face.numbers()[0]
-        opt_state = cast("FaceState", state.opt_state)  # as_transform made it
-        return state._replace(opt_state=opt_state._replace(groups=groups))
+        face_state = cast("FaceState", self.of_rule(state))._replace(groups=groups)  # as_transform made it
+        if not self.averages:
+            return state._replace(opt_state=face_state)
+        return state._replace(opt_state=(face_state, cast("tuple[object, object]", state.opt_state)[1]))
 
     def after(self, metrics: Metrics) -> Metrics:
         """Step the scheduler if the update was applied; the first group's rate is the learning rate."""
@@ -156,7 +162,7 @@ class TorchDriver(Driver):
 
     def write_back(self, state: TrainState) -> None:
         """Set the optimizer's state to the run's."""
-        opt_state = cast("FaceState", state.opt_state)  # as_transform made it
+        opt_state = cast("FaceState", self.of_rule(state))  # as_transform made it
         for name in opt_state.params:
             self.face.state.pop(self.names[name], None)  # take_back leaves out what has made no step
         self.face.take_back(opt_state, self.names)
@@ -169,14 +175,21 @@ class TorchDriver(Driver):
         """The groups' values and the scheduler's state."""
         groups = [{k: v for k, v in values_of(group).items() if k not in LOOPS} for group in self.given.param_groups]
         schedule = None if self.scheduler is None else self.scheduler.state_dict()
-        return {"torch": {"groups": encode(groups), "scheduler": encode(schedule)}}
+        return {"torch": {"groups": encode(groups, "a group"), "scheduler": encode(schedule, "the scheduler")}}
 
     def load(self, contents: Contents, state: TrainState) -> TrainState:
         """Set groups, scheduler and the optimizer's state to what they were."""
         where, saved = f"checkpoint.load: {contents.path}", contents.meta.get("torch")
         if not isinstance(saved, dict):
             raise CheckpointError(f"{where}: it has no groups of a torch optimizer; hint: this is of another run")
-        groups, schedule = cast("list[dict[str, object]]", decode(saved["groups"])), decode(saved["scheduler"])
+        if missing := {"groups", "scheduler"} - saved.keys():
+            raise CheckpointError(
+                f"{where}: the torch optimizer's {min(missing)!r} is missing; hint: this is of another run"
+            )
+        try:
+            groups, schedule = cast("list[dict[str, object]]", decode(saved["groups"])), decode(saved["scheduler"])
+        except ValueError as error:
+            raise CheckpointError(f"{where}: its groups are not as they were written") from error
         if changed := self._another_rule(groups):
             raise CheckpointError(f"{where}: its optimizer has {changed}, which makes another rule than this run's")
         if self.scheduler is not None:
@@ -185,7 +198,7 @@ class TorchDriver(Driver):
                 self.scheduler.load_state_dict(cast("dict[str, object]", schedule))
             except Exception as error:  # whatever a scheduler makes of the state of one that was built otherwise
                 self.scheduler.load_state_dict(before)
-                raise CheckpointError(f"{where}: its {_name_of(self.scheduler)} is not like this run's") from error
+                raise CheckpointError(f"{where}: its {name_of(self.scheduler)} is not like this run's") from error
         for group, values in zip(self.given.param_groups, groups, strict=True):
             for name, value in values.items():
                 if isinstance(old := group.get(name), Tensor):
@@ -206,14 +219,28 @@ class TorchDriver(Driver):
         return ", ".join(changed)
 
 
-def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Driver:
-    """The driver of an optimizer.
+def choose_driver(
+    optimizer: object, scheduler: object, module: nn.Module, total: int | None, ema_decay: float | None
+) -> tuple[Driver, object]:
+    """The driver of an optimizer, and the optimizer.
+
+    Args:
+        optimizer: a transformation, a torch optimizer, or a function that makes one from the run's updates in all.
+        scheduler: torch's, over the torch optimizer, or a function (optimizer, total) that makes one.
+        module: what is trained.
+        total: updates of the whole run, if known.
+        ema_decay: of an average of the parameters, or None.
 
     Raises:
         TypeError: it is none; there is a scheduler beside a transformation.
+        ValueError: there is a function, and nobody knows how long the run is.
     """
+    if not isinstance(optimizer, Optimizer | GradientTransformation) and callable(optimizer):
+        optimizer = cast("Callable[[int], object]", optimizer)(_known(total, "optimizer"))
     if isinstance(optimizer, Optimizer):
-        return TorchDriver(optimizer, scheduler, module)
+        if not isinstance(scheduler, Scheduler) and callable(scheduler):
+            scheduler = cast("Callable[[Optimizer, int], object]", scheduler)(optimizer, _known(total, "scheduler"))
+        return TorchDriver(optimizer, scheduler, module, ema_decay), optimizer
     if not isinstance(optimizer, GradientTransformation):
         raise TypeError(
             f"Trainer: optimizer must be a GradientTransformation or a torch optimizer, got {type(optimizer).__name__}"
@@ -224,7 +251,18 @@ def choose_driver(optimizer: object, scheduler: object, module: nn.Module) -> Dr
             "transformation; hint: give it a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or "
             "train with ft.configure_optimizer(...)"
         )
-    return Driver(optimizer)
+    return Driver(optimizer, ema_decay), optimizer
+
+
+def _known(total: int | None, what: str) -> int:
+    if total is None:
+        raise ValueError(
+            f"Trainer: {what} is a function of the number of updates, which nobody knows, since the train loader has "
+            "no length; hint: max_steps="
+        )
+    if total == 0:
+        raise ValueError("Trainer: the train loader yields no batch")
+    return total
 
 
 def _rule_of(face: Face | LBFGS) -> str:
@@ -232,59 +270,3 @@ def _rule_of(face: Face | LBFGS) -> str:
     if not isinstance(face, TorchOptimizer):
         return type(face).__name__
     return f"{type(face).__name__} of {outline(face.rule(**values_of(face.param_groups[0])))}"
-
-
-def _name_of(scheduler: object) -> str:
-    inner = ", ".join(_name_of(x) for x in getattr(scheduler, "_schedulers", ()))
-    return f"{type(scheduler).__name__}({inner})" if inner else type(scheduler).__name__
-
-
-def _checked(scheduler: object, optimizer: Optimizer) -> Scheduler | None:
-    if scheduler is None:
-        return None
-    if not isinstance(scheduler, Scheduler):
-        raise TypeError(
-            f"Trainer: scheduler is a {type(scheduler).__name__}, and not one of torch.optim.lr_scheduler; "
-            "hint: OneCycleLR(optimizer, max_lr=..., total_steps=...)"
-        )
-    if scheduler.optimizer is not optimizer:
-        raise ValueError(
-            f"Trainer: {type(scheduler).__name__} sets the rates of another optimizer than the one given; "
-            "hint: build it over the optimizer that the Trainer has"
-        )
-    return scheduler
-
-
-# --- values as JSON writes them, with the types that it does not know
-
-
-def encode(x: object) -> object:
-    """Numbers and strings as they are, containers as [kind, entries]: JSON has no tuples and no numbers as keys.
-
-    Raises:
-        TypeError: what has no place in a file.
-    """
-    if isinstance(x, Tensor) and x.numel() == 1:
-        return ["tensor", [str(x.dtype).removeprefix("torch."), list(x.shape), x.item()]]
-    if isinstance(x, dict):
-        return ["counter" if isinstance(x, Counter) else "dict", [[encode(k), encode(v)] for k, v in x.items()]]
-    if isinstance(x, tuple | list):
-        return ["tuple" if isinstance(x, tuple) else "list", [encode(y) for y in x]]
-    if x is None or isinstance(x, bool | int | float | str):
-        return x
-    raise TypeError(f"Trainer: a {type(x).__name__} among the values of a group or a scheduler cannot be saved")
-
-
-def decode(x: object) -> object:
-    """The inverse of `encode`."""
-    if not isinstance(x, list):
-        return x
-    kind, entries = x
-    if kind in ("dict", "counter"):
-        pairs = {decode(k): decode(v) for k, v in entries}
-        return Counter(cast("Mapping[object, int]", pairs)) if kind == "counter" else pairs
-    if kind == "tensor":
-        dtype, shape, value = entries
-        return torch.full(shape, value, dtype=getattr(torch, dtype))
-    made = [decode(y) for y in cast("Sequence[object]", entries)]
-    return tuple(made) if kind == "tuple" else made

@@ -13,23 +13,24 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from functrain.counter import wide
 from functrain.precision import Guard
 from functrain.run.feed import Feed
+from functrain.run.nonfinite import NonFiniteError, Tolerance
 
-
-class NonFiniteError(FloatingPointError):
-    """A loss or a gradient was not finite, and nobody expected it."""
+FULL = 1000  # updates that nobody looked at are looked at
 
 
 class Journal:
     """The metrics of updates that nobody has looked at yet, and how fast they came.
 
     Args:
-        strict: an update that was not finite is an error.
+        tolerance: how many updates in a row may not be finite.
+        in_row: how many already were not.
     """
 
-    def __init__(self, strict: bool) -> None:
-        self.strict = strict
+    def __init__(self, tolerance: Tolerance, in_row: int = 0) -> None:
+        self.tolerance, self.in_row = tolerance, in_row
         self.last: Mapping[str, Tensor] = {}
         self.pending = False  # the last update is in no record yet
         self._unread: list[tuple[int, int, Mapping[str, Tensor]]] = []
@@ -45,31 +46,46 @@ class Journal:
         self._updates += 1
         self._unread.append((step, epoch, metrics))
 
+    @property
+    def full(self) -> bool:
+        """It is time for a look."""
+        return len(self._unread) >= FULL
+
     def check(self) -> None:
         """Look at all updates since the last look.
 
+        One that is skipped since its window weighs nothing neither adds to a row nor ends it, as in `Guard`.
+
         Raises:
-            NonFiniteError: one was not finite, in a strict journal; the first of them is named.
+            NonFiniteError: more in a row than the tolerance allows were not finite; the first too many is named, and
+                those after it are counted.
         """
         unread, self._unread = self._unread, []
-        if not self.strict or not unread:
+        if not unread:
             return
-        numbers = torch.stack([torch.stack([m["loss"].float(), m["grad_norm"].float()]) for _, _, m in unread])
-        for (step, epoch, _), (loss, norm) in zip(unread, numbers.tolist(), strict=True):
+        kind = wide(unread[0][2]["loss"].device)
+        names = "loss", "grad_norm", "skipped"
+        numbers = torch.stack([torch.stack([metrics[name].to(kind) for name in names]) for _, _, metrics in unread])
+        complaint = ""
+        for (step, epoch, _), (loss, norm, skipped) in zip(unread, numbers.tolist(), strict=True):
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise NonFiniteError(
-                    f"Trainer: update {step} in epoch {epoch} was not finite: loss {loss}, gradient norm {norm}; the "
-                    "parameters are as before it; hint: a smaller rate, max_grad_norm=, or nonfinite='skip' to go on"
-                )
+                self.in_row += 1
+                if self.in_row > self.tolerance.in_row and not complaint:
+                    complaint = self.tolerance.complaint(step, epoch, loss, norm, self.in_row)
+            elif not skipped:
+                self.in_row = 0
+        if complaint:
+            raise NonFiniteError(complaint)
 
     def read(self, feed: Feed, guard: Guard, max_grad_norm: float | None) -> dict[str, object]:
         """The last update's metrics as numbers, all skipped updates, and how fast updates came since the restart.
 
-        Waiting for data is given as a share of all time, and the norm's limit where there is one.
+        Waiting for data is given as a share of all time, the norm's limit where there is one, and on a CUDA device the
+        most memory that tensors took so far, in bytes.
         """
-        self.check()
         self.pending = False
         seconds = max(time.perf_counter() - self._began, 1e-9)
+        on_cuda = feed.device.type == "cuda"
         return {
             **{name: x.item() for name, x in self.last.items()},
             "skipped": int(guard.skipped),
@@ -77,4 +93,5 @@ class Journal:
             "updates_per_second": self._updates / seconds,
             "samples_per_second": (feed.samples - self._samples) / seconds,
             "data_wait": (feed.waited - self._waited) / seconds,
+            **({"memory": torch.cuda.max_memory_allocated(feed.device)} if on_cuda else {}),
         }

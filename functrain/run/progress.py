@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from functrain.checkpoint import CheckpointError, Contents
 from functrain.logging import Record
-from functrain.run.feed import Place
-from functrain.run.streams import States
+from functrain.run.place import Place
+from functrain.run.streams import ALWAYS
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class Progress:
             "place": place.to_json(),
             "best": self.best,
             "validated": self.validated,
-            "history": self.history,
+            "history": list(self.history),  # it grows while this is written
         }
 
 
@@ -48,25 +49,39 @@ def read_progress(contents: Contents, optimizer: str) -> tuple[Progress, Place]:
     """
     where, meta = f"checkpoint.load: {contents.path}", contents.meta
 
-    def part(name: str, kind: type[T], source: dict[str, object] = meta) -> T:
-        if not isinstance(found := source.get(name), kind):
-            raise CheckpointError(f"{where}: {name!r} is missing; hint: this is not the checkpoint of a Trainer's run")
-        return found
+    def missing(name: str) -> CheckpointError:
+        return CheckpointError(f"{where}: {name!r} is missing; hint: this is not the checkpoint of a Trainer's run")
 
-    def states(name: str) -> States | None:
-        return None if place[name] is None else part(name, dict, place)
+    def part(name: str, kind: type[T], source: dict[str, object] = meta) -> T:
+        if name not in source or not isinstance(x := source[name], kind):
+            raise missing(name)
+        return x
+
+    def perhaps(name: str, kind: type[T], source: dict[str, object]) -> T | None:
+        return None if name in source and source[name] is None else part(name, kind, source)
 
     saved = part("optimizer", str)
     if saved != optimizer:
         raise CheckpointError(f"{where}: its optimizer is {saved}, and this run's is {optimizer}")
-    place = part("place", dict)
-    return (
-        Progress(part("history", list), part("best", float), part("validated", int)),
-        Place(
-            part("epoch", int, place),
-            part("consumed", int, place),
-            part("exhausted", bool, place),
-            states("begun"),
-            states("now"),
-        ),
+    found = part("place", dict)
+    progress = Progress(part("history", list), part("best", float), part("validated", int))
+    place = Place(
+        part("epoch", int, found),
+        part("consumed", int, found),
+        part("exhausted", bool, found),
+        part("crossed", bool, found),
+        perhaps("begun", dict, found),
+        perhaps("now", dict, found),
+        perhaps("loader", list, found),
+        perhaps("last", int, found),
+        perhaps("batch_size", int, found),
+        perhaps("length", int, found),
+        perhaps("workers", int, found),
     )
+    states = {"now": place.now, "begun": place.begun if place.replays else None}
+    if place.replays and place.begun is None:
+        raise missing("begun")
+    for name, stream in itertools.product(states, ALWAYS):
+        if (there := states[name]) is not None and stream not in there:
+            raise missing(f"{name}.{stream}")
+    return progress, place

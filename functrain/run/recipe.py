@@ -65,21 +65,6 @@ def choose_precision(
     return "bf16" if device.type == "cpu" else "fp16"
 
 
-def check_supported(nonfinite: str, short_window: str, save_async: bool, metrics: object) -> None:
-    """Raise NotImplementedError for what the arguments allow and the Trainer does not do yet."""
-    choices = {"nonfinite": (nonfinite, "raise", "skip"), "short_window": (short_window, "weighted")}
-    for name, (got, *known) in choices.items():
-        if got not in known:
-            raise NotImplementedError(f"Trainer: {name}={got!r}; what there is: {', '.join(map(repr, known))}")
-    if save_async:
-        raise NotImplementedError("Trainer: save_async=True; saving in the background is not there yet")
-    if metrics is not None:
-        raise NotImplementedError(
-            "Trainer: metrics=; numbers of outputs are not there yet; "
-            "hint: an objective may return {'loss': ..., **logs}"
-        )
-
-
 def outline(tx: GradientTransformation) -> str:
     """The rules that a transformation is made of, without their numbers: chain(clip_by_global_norm, adamw)."""
     if tx.spec is None:
@@ -89,31 +74,35 @@ def outline(tx: GradientTransformation) -> str:
     return f"{tx.spec.name}({', '.join(inner)})" if inner else tx.spec.name
 
 
-def update_from(step: Step, state: TrainState, batches: Iterable[object], whole: bool) -> tuple[TrainState, Metrics]:
+def update_from(
+    step: Step, state: TrainState, batches: Iterable[object], k: int, drop: bool
+) -> tuple[TrainState, Metrics]:
     """One update from batches that stream; the state as it was if none came.
 
     Args:
         step: the step.
         state: where it starts.
         batches: the window.
-        whole: it has one batch at most, and the step may take it as one call.
+        k: batches in a whole window; one alone the step takes as one call.
+        drop: a window that is not whole makes no update.
     """
     acc: Gradients | None = None
     pieces: list[object] = []
     for batch in batches:
-        if whole:
+        if k == 1:
             return step(state, batch)
         acc = step.gradients(state, batch, acc)
         if "value_fn" in step.tx.needs:
             pieces.append(batch)
-    if acc is None:
+    if acc is None or (drop and int(acc.pieces) < k):
         return state, {}
     extra = {"value_fn": lambda params: step.value(state, params, pieces)} if pieces else {}
     return step.apply(state, acc, **extra)
 
 
 CONFIG = (
-    "precision device max_epochs max_steps grad_accum_steps max_grad_norm seed log_interval eval_interval save_interval"
+    "precision device max_epochs max_steps grad_accum_steps short_window max_grad_norm nonfinite ema_decay seed "
+    "log_interval eval_interval save_interval"
 ).split()
 
 

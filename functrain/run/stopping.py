@@ -16,7 +16,7 @@ class Stop:
     """A request that may have come."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.signal: signal.Signals | None = None  # the first that came
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -31,29 +31,31 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """A block in which SIGINT, SIGTERM and SIGUSR1 set the flag that is yielded.
 
-    The first of a kind sets it and puts the handler that was there before back, so that the second does what it did
-    without us: Ctrl-C twice aborts. Only the main thread can set handlers; elsewhere the flag stays down.
+    The first Ctrl-C puts the handler that was there before back, so that the second does what it did without us: it
+    aborts. The other two may come again and again, as a scheduler sends them to the whole process group and its
+    launcher once more: what is being saved is saved. Only the main thread can set handlers; elsewhere the flag stays
+    down.
     """
     stop = Stop()
     previous: dict[signal.Signals, object] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.signal = signal.Signals(number)
-        _put_back(stop.signal, previous)
+        stop.signal = stop.signal or signal.Signals(number)
+        if number == signal.SIGINT:
+            _put_back(signal.SIGINT, previous[signal.SIGINT])
 
-    if threading.current_thread() is threading.main_thread():
-        for name in SIGNALS:
-            if (number := getattr(signal.Signals, name, None)) is not None:
-                previous[number] = signal.getsignal(number)
-                signal.signal(number, ask)
     try:
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                if (number := getattr(signal.Signals, name, None)) is not None:
+                    previous[number] = signal.getsignal(number)
+                    signal.signal(number, ask)
         yield stop
     finally:
-        for number in list(previous):
-            _put_back(number, previous)
+        for number, handler in previous.items():
+            _put_back(number, handler)
 
 
-def _put_back(number: signal.Signals, previous: dict[signal.Signals, object]) -> None:
-    handler = previous.pop(number)
+def _put_back(number: signal.Signals, handler: object) -> None:
     # None stands for a handler that was not set from Python, and cannot be put back from here.
     signal.signal(number, handler if callable(handler) or isinstance(handler, signal.Handlers) else signal.SIG_DFL)

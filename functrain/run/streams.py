@@ -10,15 +10,33 @@ import base64
 import operator
 import random
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, cast
+from types import FunctionType, ModuleType
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from functrain.run.encoding import decode, encode
 
 States = dict[str, object]  # a stream's state by the stream's name
-OWNERS = ("sampler", "batch_sampler", "dataset")  # the parts of a loader that may own a stream
+ALWAYS = ("python", "torch")  # the streams that every program has
+DEEP = 6  # how far from the loader a stream may lie
+FEW, MANY = 100, 10_000  # entries of a list, and objects in all, that are looked through
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What keeps its own place, as torchdata's StatefulDataLoader does, and datasets in it."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Where it is."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """The next `iter` begins there."""
+        ...
 
 
 class Stream(NamedTuple):
@@ -39,7 +57,11 @@ def streams(*loaders: object) -> dict[str, Stream]:
             found[f"cuda:{i}"] = _torch(generator)
     seen: set[int] = set()
     for i, loader in enumerate(loaders):
-        found |= _owned(f"loader{i or ''}", loader, seen)
+        name, data = f"loader{i or ''}", getattr(loader, "dataset", None)
+        found |= _owned(name, loader, seen)
+        # The loader's state has this within an epoch alone, and of workers; the state of an iterable is a place.
+        if isinstance(loader, Stateful) and isinstance(data, Stateful) and not isinstance(data, IterableDataset):
+            found[f"{name}.dataset"] = _stateful(data)
     return found
 
 
@@ -54,33 +76,34 @@ def restore(states: States, sources: Mapping[str, Stream]) -> None:
         sources[name].put(states[name])
 
 
-def warn_of_changes(states: States, sources: Mapping[str, Stream]) -> None:
-    """Warn of a stream that is not here any more, or is new: what it feeds will differ."""
-    if odd := sorted(states.keys() ^ sources.keys()):
-        warnings.warn(
-            f"resume: the random streams {', '.join(odd)} were there at one time only, when the run was saved or now; "
-            "what is drawn from them will differ",
-            stacklevel=2,
-        )
-
-
 def to_json(states: States) -> dict[str, object]:
     """The states as JSON can say them; `restore` takes them as they come back."""
     return {name: _plain(state) for name, state in states.items()}
 
 
-def _owned(name: str, owner: object, seen: set[int]) -> Iterator[tuple[str, Stream]]:
-    """The streams among the attributes of a loader, its samplers and its dataset."""
-    if id(owner) in seen or not hasattr(owner, "__dict__"):
+def _owned(name: str, owner: object, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Stream]]:
+    """The streams that can be reached from a loader: its samplers' and its dataset's, a transform's of the dataset."""
+    if id(owner) in seen or depth > DEEP or len(seen) > MANY:
         return
     seen.add(id(owner))
-    for attribute, value in vars(owner).items():
-        here = f"{name}.{attribute}"
-        if attribute in OWNERS:
-            yield from _owned(here, value, seen)
-        elif id(value) not in seen and (stream := _stream(value)):
+    for part, value in _parts(owner):
+        if id(value) not in seen and (stream := _stream(value)):
             seen.add(id(value))
-            yield here, stream
+            yield name + part, stream
+        else:
+            yield from _owned(name + part, value, seen, depth + 1)
+
+
+def _parts(owner: object) -> list[tuple[str, object]]:
+    """Attributes and entries. Of torch's own objects the public ones: the private ones come and go with iterators."""
+    if isinstance(owner, torch.nn.Module | Tensor | type | ModuleType | FunctionType | Iterator):
+        return []
+    if isinstance(owner, list | tuple):
+        return [(f"[{i}]", x) for i, x in enumerate(owner[:FEW])]
+    if isinstance(owner, dict):
+        return [(f"[{k!r}]", x) for k, x in list(owner.items())[:FEW]]
+    theirs = type(owner).__module__.partition(".")[0] in ("torch", "torchdata")
+    return [(f".{name}", x) for name, x in getattr(owner, "__dict__", {}).items() if not (theirs and name[0] == "_")]
 
 
 def _stream(x: object) -> Stream | None:
@@ -108,6 +131,13 @@ def _torch(generator: torch.Generator) -> Stream:
         generator.set_state(cast("Tensor", state))  # what get gave
 
     return Stream(generator.get_state, put)
+
+
+def _stateful(x: Stateful) -> Stream:
+    def put(state: object) -> None:
+        x.load_state_dict(cast("dict[str, object]", decode(state)))  # what get gave
+
+    return Stream(lambda: encode(x.state_dict(), "the dataset's state"), put)
 
 
 def _tuple(state: object) -> tuple[object, ...]:

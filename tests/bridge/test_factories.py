@@ -19,6 +19,7 @@ from tests.networks import NormNet, Transformer
 
 CLASSES = {name.lower() for name in ft.optim.__all__}
 GIVEN: dict[str, Any] = {  # what a rule needs beside a rate
+    "params_ema": {"decay": 0.9},
     "trace": {"decay": 0.9},
     "ema": {"decay": 0.9},
     "scale": {"step_size": -0.1},

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.entries import averaged, beliefs, layerwise, torch_matrix, torch_rules
+from tests.entries import averaged, averages, beliefs, layerwise, torch_matrix, torch_rules
 from tests.entry import Entry
 
-FAMILIES = layerwise, beliefs, averaged, torch_rules, torch_matrix
+FAMILIES = layerwise, beliefs, averaged, averages, torch_rules, torch_matrix
 
 ENTRIES: tuple[Entry, ...] = tuple(entry for family in FAMILIES for entry in family.ENTRIES)
 FACTORIES: tuple[Callable[..., Any], ...] = tuple(factory for family in FAMILIES for factory in family.FACTORIES)

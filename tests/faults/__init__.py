@@ -9,7 +9,7 @@ class Mutant(NamedTuple):
     """A fault, and who notices it."""
 
     fault: str  # in words
-    file: str  # under functrain/
+    file: str  # under functrain/; ../examples/x.py is an example
     old: str  # occurs there once
     new: str
     killers: tuple[str, ...]  # under tests/: what pytest runs
@@ -31,5 +31,4 @@ CORRECTION, DECAY, SCHEDULES = "test_bias_correction.py::", "test_decay.py::", "
 CHAIN, SELECT = "combinators/test_chain.py::", "combinators/test_select.py::"
 GATE, WRAP = "combinators/test_gate.py::", "combinators/test_wrap.py::"
 STEP, SKIP, PRECISION = "test_step.py::", "test_skip.py::", "test_precision.py::"
-TRAINER, RESUME = "test_trainer.py::", "test_resume.py::"
 EVERY_COUNT = SCHEDULES + "test_a_schedule_agrees_with_optax_at_every_count"

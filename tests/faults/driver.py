@@ -5,7 +5,8 @@ from tests.faults import mutant
 FILE, LOOP, RESUME, SAYS = (
     "run/driver.py", "test_trainer_torch.py::", "test_trainer_torch_resume.py::", "test_driver.py::",
 )  # fmt: skip
-RESUMED = RESUME + "test_a_run_that_is_resumed_is_bit_for_bit_the_run_that_went_on"
+ENCODING, WRITTEN = "run/encoding.py", "trainer/test_encoding.py::"
+RESUMED = RESUME + "test_sch_1_a_run_that_is_resumed_is_bit_for_bit_the_run_that_went_on"
 
 FAULTS = (
     mutant(
@@ -41,21 +42,21 @@ FAULTS = (
         FILE,
         'ReduceLROnPlateau) and not metrics["skipped"]:',
         "ReduceLROnPlateau):",
-        LOOP + "test_a_skipped_update_does_not_step_the_scheduler",
+        LOOP + "test_sch_2_a_skipped_update_does_not_step_the_scheduler",
     ),
     mutant(
         "driver: a plateau is not told the validation loss",
         FILE,
         "            self.scheduler.step(loss)\n",
         "            self.scheduler.step(0.0)\n",
-        LOOP + "test_on_a_plateau_the_rate_falls_after_a_validation_and_by_its_loss",
+        LOOP + "test_sch_5_on_a_plateau_the_rate_falls_after_a_validation_and_by_its_loss",
     ),
     mutant(
         "driver: the scheduler is told of no step",
         FILE,
         '            vars(self.given)["_opt_called"] = True',
         "            pass",
-        LOOP + "test_adamw_under_one_cycle_is_torchs_loop",
+        LOOP + "test_sch_1_adamw_under_one_cycle_is_torchs_loop",
     ),
     mutant(
         "driver: the rate is the last group's",
@@ -137,30 +138,37 @@ FAULTS = (
     mutant(
         "driver: a rule over all parameters has the first group's values",
         FILE,
-        "if not self.tx.local and any(v != values[0] for v in values):",
-        "if not self.tx.local and False:",
+        "if not self.rule.local and any(v != values[0] for v in values):",
+        "if not self.rule.local and False:",
         SAYS + "test_groups_of_a_rule_that_sees_all_parameters_must_have_equal_values",
     ),
     mutant(
         "driver: a Counter comes back as a dict",
-        FILE,
+        "run/encoding.py",
         'return Counter(cast("Mapping[object, int]", pairs)) if kind == "counter" else pairs',
         "return pairs",
         RESUME + "test_types_and_infinities_of_a_schedulers_state_survive",
-        SAYS + "test_what_json_cannot_say_comes_back_from_json",
+        WRITTEN + "test_what_json_cannot_say_comes_back_from_json",
     ),
     mutant(
-        "driver: a tuple comes back as a list",
-        FILE,
-        'return tuple(made) if kind == "tuple" else made',
-        "return made",
-        SAYS + "test_what_json_cannot_say_comes_back_from_json",
+        "encoding: a tuple comes back as a list",
+        ENCODING,
+        'return {"tuple": tuple, "list": list}[kind](made)',
+        'return {"tuple": list, "list": list}[kind](made)',
+        WRITTEN + "test_what_json_cannot_say_comes_back_from_json",
     ),
     mutant(
-        "driver: a number in a tensor comes back as a Python number",
-        FILE,
-        "return torch.full(shape, value, dtype=getattr(torch, dtype))",
-        "return value",
-        SAYS + "test_a_number_in_a_tensor_comes_back_as_one",
+        "encoding: a tensor loses its shape",
+        ENCODING,
+        "        return flat.reshape(shape)\n",
+        "        return flat\n",
+        WRITTEN + "test_a_tensor_of_any_size_and_dtype_comes_back_with_its_bits",
+    ),
+    mutant(
+        "encoding: a view is written as the elements that lie beside it",
+        ENCODING,
+        "flat = x.detach().cpu().contiguous().reshape(-1)",
+        "flat = x.detach().cpu().T.contiguous().reshape(-1)",
+        WRITTEN + "test_a_view_that_is_not_contiguous_comes_back_as_its_elements",
     ),
 )

@@ -1,6 +1,6 @@
 """Faults in the training step."""
 
-from tests.faults import PRECISION, SKIP, STEP, TRAINER, mutant
+from tests.faults import PRECISION, SKIP, STEP, mutant
 
 FAULTS = (
     mutant(
@@ -8,14 +8,14 @@ FAULTS = (
         "window.py",
         "share = new.weight / torch.where(weight == 0, torch.ones_like(weight), weight)",
         "share = 1 / (acc.pieces + 1)",
-        "test_accumulation.py::test_weights_7_1_3_0_are_one_batch_of_11",
+        "test_accumulation.py::test_acc_2_weights_7_1_3_0_are_one_batch_of_11",
     ),
     mutant(
         "loss: a mean weighs one, whatever its batch",
         "loss.py",
         "torch.full_like(mean, length(batch), requires_grad=False)",
         "torch.full_like(mean, 1, requires_grad=False)",
-        TRAINER + "test_a_window_weighs_its_batches_by_their_length",
+        "trainer/test_accumulation.py::test_acc_3_the_update_does_not_depend_on_how_samples_are_split",
     ),
     mutant(
         "loss: a gradient through the weight",
@@ -73,21 +73,21 @@ FAULTS = (
         "window.py",
         "grads = tree.pointwise(lambda g: g / factor, grads)",
         "grads = tree.pointwise(lambda g: g, grads)",
-        PRECISION + "test_norm_loss_and_update_do_not_depend_on_the_scale",
+        PRECISION + "test_amp_1_norm_loss_and_update_do_not_depend_on_the_scale",
     ),
     mutant(
         "step: a skipped update moves the moments",
         "step.py",
         "opt_state, params, buffers = state.opt_state, state.params, state.buffers",
         "opt_state, params, buffers = self.updated(state, acc, norm, extra)[1], state.params, state.buffers",
-        SKIP + "test_a_gradient_that_is_not_finite_changes_nothing_but_the_guard",
+        SKIP + "test_nan_1_a_gradient_that_is_not_finite_changes_nothing_but_the_guard",
     ),
     mutant(
         "step: a skipped update moves the buffers",
         "step.py",
         "opt_state, params, buffers = state.opt_state, state.params, state.buffers",
         "opt_state, params, buffers = state.opt_state, state.params, acc.buffers",
-        SKIP + "test_a_gradient_that_is_not_finite_changes_nothing_but_the_guard",
+        SKIP + "test_nan_1_a_gradient_that_is_not_finite_changes_nothing_but_the_guard",
     ),
     mutant(
         "step: under torch.func a skip is applied",
@@ -101,28 +101,21 @@ FAULTS = (
         "step.py",
         "finite = torch.isfinite(norm) & torch.isfinite(acc.loss)",
         "finite = torch.isfinite(norm)",
-        SKIP + "test_a_loss_that_is_not_finite_is_a_skip_though_its_gradient_is",
+        SKIP + "test_nan_1_a_loss_that_is_not_finite_is_a_skip_though_its_gradient_is",
     ),
     mutant(
         "step: a skipped update is not counted as an attempt",
         "step.py",
         "return new._replace(step=state.step + 1), metrics",
         'return new._replace(step=state.step + 1 - metrics["skipped"]), metrics',
-        SKIP + "test_schedules_count_applied_updates_and_the_step_counts_attempts",
-    ),
-    mutant(
-        "loss scale: grows an update late",
-        "step.py",
-        "grown = good >= GROWTH_INTERVAL",
-        "grown = good > GROWTH_INTERVAL",
-        PRECISION + "test_the_scale_doubles_after_the_growth_interval",
+        SKIP + "test_sch_2_schedules_count_applied_updates_and_the_step_counts_attempts",
     ),
     mutant(
         "loss scale: an overflow leaves it",
         "step.py",
         "torch.where(grown, twice, guard.scale), guard.scale / 2)",
         "torch.where(grown, twice, guard.scale), guard.scale)",
-        PRECISION + "test_an_overflow_halves_the_scale_and_changes_nothing_else",
+        PRECISION + "test_amp_3_an_overflow_halves_the_scale_and_changes_nothing_else",
     ),
     mutant(
         "loss scale: grows to infinity",
@@ -207,5 +200,13 @@ FAULTS = (
         "                state = unshared(state)  # a state",
         "                pass  # a state",
         "test_donation.py::test_a_state_with_one_tensor_in_two_places_is_parted_before_it_is_written_to",
+    ),
+    mutant(
+        "step: the rate that is told is the one before",
+        "step.py",
+        "            **rates(opt_state),",
+        "            **rates(state.opt_state),",
+        STEP + "test_sch_3_the_learning_rate_is_the_one_used",
+        "trainer/test_schedules.py::test_sch_3_the_logged_rate_is_the_one_that_was_used",
     ),
 )

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 _MARK = b"functrain sha256 "
-_SIZE = len(_MARK) + 2 * hashlib.sha256().digest_size
+SEAL_SIZE = len(_MARK) + 2 * hashlib.sha256().digest_size
 _NO_COMMENT = struct.pack("<H", 0)  # how a zip without a comment ends
-_COMMENT = struct.pack("<H", _SIZE) + _MARK  # and how one with a seal goes on instead
+_COMMENT = struct.pack("<H", SEAL_SIZE) + _MARK  # and how one with a seal goes on instead
 
 
 class Damaged(Exception):
@@ -98,7 +98,7 @@ class Sealing:
 
 def check_seal(file: BinaryIO) -> None:
     """Raise Damaged unless the file ends in the digest of what is before it."""
-    body = file.seek(0, os.SEEK_END) - len(_NO_COMMENT) - _SIZE
+    body = file.seek(0, os.SEEK_END) - len(_NO_COMMENT) - SEAL_SIZE
     if body < 0:
         raise Damaged("it is too short")
     file.seek(0)

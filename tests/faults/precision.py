@@ -1,0 +1,285 @@
+"""Faults in what runs do in half precision and about numbers that are not finite, and in their averages."""
+
+from tests.faults import mutant
+
+AMP, SCALES = "trainer/test_amp.py::", "trainer/test_loss_scale.py::"
+NONFINITE, BACK, EMA = "trainer/test_nonfinite.py::", "trainer/test_rollback.py::", "trainer/test_ema.py::"
+OVERFLOW = AMP + "test_amp_3_an_overflow_halves_the_scale_and_no_other_bit_changes"
+GRAD_SCALER = SCALES + "test_amp_5_scales_and_growth_are_those_of_torchs_grad_scaler_through_checkpoints"
+TOO_MANY = NONFINITE + "test_amp_6_more_than_max_skips_in_a_row_are_an_error_that_names_update_and_counts"
+ROW = NONFINITE + "test_amp_6_a_row_goes_on_through_a_checkpoint"
+LOOK = NONFINITE + "test_nan_1_it_is_an_error_at_the_next_look"
+NO_WAIT = NONFINITE + "test_nan_4_between_looks_the_host_reads_what_the_bare_step_reads_and_nothing_more"
+BITS = BACK + "test_nan_2_a_run_goes_back_to_the_last_checkpoints_bits_and_keeps_its_counts"
+UNDONE = BACK + "test_nan_2_what_was_undone_was_never_trained_on"
+NOISE = BACK + "test_nan_2_random_numbers_go_on_too"
+
+FAULTS = (
+    mutant(
+        "loss scale: the norm is that of the scaled gradient",
+        "window.py",
+        "grads = tree.pointwise(lambda g: g / factor, grads)",
+        "grads = tree.pointwise(lambda g: g / factor.clamp(max=1024.0), grads)",
+        SCALES + "test_amp_1_norm_update_and_loss_do_not_depend_on_the_scale",
+    ),
+    mutant(
+        "clipping: a gradient below the limit is brought up to it",
+        "step.py",
+        "factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))",
+        "factor = limit / norm",
+        SCALES + "test_amp_2_the_norm_after_clipping_is_at_most_the_limit_and_below_it_nothing_is_touched",
+    ),
+    mutant(
+        "loss scale: an overflow leaves the count of good updates",
+        "step.py",
+        "torch.where(finite, guard.good_steps + applied, torch.zeros_like(guard.good_steps))",
+        "guard.good_steps + applied",
+        OVERFLOW,
+    ),
+    mutant(
+        "loss scale: bf16 changes it",
+        "step.py",
+        "        if not self.precision.scaled:\n            return Guard(",
+        "        if self.precision.autocast is None:\n            return Guard(",
+        AMP + "test_amp_4_without_fp16_the_scale_is_neither_used_nor_changed",
+    ),
+    mutant(
+        "loss scale: bf16 is scaled by what is in the guard",
+        "window.py",
+        "factor = scale if chosen.scaled else None",
+        "factor = scale if chosen.autocast is not None else None",
+        AMP + "test_amp_4_without_fp16_the_scale_is_neither_used_nor_changed",
+    ),
+    mutant(
+        "loss scale: a load begins with the first one again",
+        "run/loop.py",
+        "self.driver.load(contents, checkpoint.rebuild(contents, self.state))",
+        "self.driver.load(contents, checkpoint.rebuild(contents, self.state))._replace(guard=self.state.guard)",
+        AMP + "test_amp_4_a_checkpoint_of_any_precision_loads_into_any_and_the_guard_is_the_files",
+        GRAD_SCALER,
+    ),
+    mutant(
+        "loss scale: grows an update late",
+        "step.py",
+        "grown = good >= GROWTH_INTERVAL",
+        "grown = good > GROWTH_INTERVAL",
+        SCALES + "test_amp_5_a_run_saved_after_1999_good_updates_doubles_at_its_next",
+    ),
+    mutant(
+        "nonfinite: a row begins anew when a run is resumed",
+        "run/loop.py",
+        "Journal(self.journal.tolerance, int(self.state.guard.skipped_in_row))",
+        "Journal(self.journal.tolerance)",
+        ROW,
+    ),
+    mutant(
+        "nonfinite: one skip too many is borne",
+        "run/journal.py",
+        "if self.in_row > self.tolerance.in_row and",
+        "if self.in_row > self.tolerance.in_row + 1 and",
+        TOO_MANY,
+    ),
+    mutant(
+        "nonfinite: a good update does not end a row",
+        "run/journal.py",
+        "            elif not skipped:\n                self.in_row = 0\n",
+        "",
+        TOO_MANY,
+    ),
+    mutant(
+        "nonfinite: updates after the one that is named are not looked at",
+        "run/journal.py",
+        "                    complaint = self.tolerance.complaint(step, epoch, loss, norm, self.in_row)",
+        "                    raise NonFiniteError(self.tolerance.complaint(step, epoch, loss, norm, self.in_row))",
+        NONFINITE + "test_amp_6_an_update_after_the_first_too_many_ends_the_row",
+    ),
+    mutant(
+        "nonfinite: an empty window ends a row",
+        "run/journal.py",
+        "            elif not skipped:\n",
+        "            else:\n",
+        NONFINITE + "test_amp_6_a_window_that_weighs_nothing_neither_adds_to_a_row_nor_ends_it",
+    ),
+    mutant(
+        "nonfinite: an empty window counts in the guard",
+        "step.py",
+        "(guard.skipped_in_row + (~finite).to(torch.int32)) * (1 - applied)",
+        "(guard.skipped_in_row + 1) * (1 - applied)",
+        NONFINITE + "test_amp_6_a_window_that_weighs_nothing_neither_adds_to_a_row_nor_ends_it",
+    ),
+    mutant(
+        "nonfinite: with fp16 the first is an error",
+        "run/nonfinite.py",
+        'max_skips if scaled or policy == "skip" else 0',
+        'max_skips if policy == "skip" else 0',
+        TOO_MANY,
+    ),
+    mutant(
+        "nonfinite: a gradient is not looked at",
+        "run/journal.py",
+        "if not (math.isfinite(loss) and math.isfinite(norm)):",
+        "if not math.isfinite(loss):",
+        NONFINITE + "test_nan_1_the_error_names_update_epoch_loss_and_gradient_norm",
+    ),
+    mutant(
+        "nonfinite: a validation does not look",
+        "run/loop.py",
+        "        self._finite()\n        began",
+        "        began",
+        LOOK,
+    ),
+    mutant(
+        "nonfinite: a save does not look",
+        "run/loop.py",
+        "and not self._stop and self._finite():",
+        "and not self._stop:",
+        LOOK,
+    ),
+    mutant(
+        "nonfinite: updates are looked at only when somebody asks for a record",
+        "run/journal.py",
+        "return len(self._unread) >= FULL",
+        "return False",
+        NONFINITE + "test_nan_1_an_epochs_end_is_a_look_and_so_are_a_thousand_updates",
+    ),
+    mutant(
+        "nonfinite: what was found is found again",
+        "run/journal.py",
+        "unread, self._unread = self._unread, []",
+        "unread = self._unread",
+        NONFINITE + "test_nan_1_after_the_error_the_run_can_be_saved_and_goes_on",
+    ),
+    mutant(
+        "nonfinite: NaN is written as nothing",
+        "run/journal.py",
+        "**{name: x.item() for name, x in self.last.items()},",
+        "**{name: x.nan_to_num().item() for name, x in self.last.items()},",
+        NONFINITE + "test_nan_3_nan_and_infinity_are_recorded_written_and_shown_as_such",
+    ),
+    mutant(
+        "nonfinite: every update waits for its loss",
+        "run/journal.py",
+        "        self._updates += 1\n",
+        '        self._updates += math.isfinite(metrics["loss"].item()) | 1\n',
+        NO_WAIT,
+    ),
+    mutant(
+        "rollback: the optimizer stays as it is",
+        "run/nonfinite.py",
+        "return saved._replace(step=now.step, guard=guard)",
+        "return saved._replace(step=now.step, guard=guard, opt_state=now.opt_state)",
+        BITS,
+    ),
+    mutant(
+        "rollback: the buffers stay as they are",
+        "run/nonfinite.py",
+        "return saved._replace(step=now.step, guard=guard)",
+        "return saved._replace(step=now.step, guard=guard, buffers=now.buffers)",
+        BITS,
+    ),
+    mutant(
+        "rollback: what was undone does not count as skipped",
+        "run/nonfinite.py",
+        "guard = now.guard._replace(skipped=skipped,",
+        "guard = now.guard._replace(skipped=now.guard.skipped,",
+        BITS,
+    ),
+    mutant(
+        "rollback: the count of updates goes back, and with it the noise",
+        "run/nonfinite.py",
+        "return saved._replace(step=now.step, guard=guard)",
+        "return saved._replace(guard=guard)",
+        NOISE,
+    ),
+    mutant(
+        "rollback: torch's scheduler stays where it is",
+        "run/nonfinite.py",
+        "return gone_back(driver.load(contents, saved), now)",
+        "return gone_back(saved, now)",
+        UNDONE,
+    ),
+    mutant(
+        "rollback: the loss scale goes back too",
+        "run/nonfinite.py",
+        "guard = now.guard._replace(",
+        "guard = saved.guard._replace(",
+        BACK + "test_nan_2_the_loss_scale_stays_as_it_is_and_grows_from_nothing",
+    ),
+    mutant(
+        "rollback: without end",
+        "run/nonfinite.py",
+        "for record in history) >= ROLLBACKS:",
+        "for record in history) > ROLLBACKS:",
+        BACK + "test_nan_2_after_three_returns_to_one_checkpoint_the_fourth_is_the_error",
+    ),
+    mutant(
+        "rollback: counted over the whole run",
+        "run/nonfinite.py",
+        'if sum("rolled_back" in record and record.get("applied") == to for',
+        'if sum("rolled_back" in record for',
+        BACK + "test_nan_2_returns_are_counted_anew_once_the_run_got_further",
+    ),
+    mutant(
+        "rollback: a fresh run has nothing to go back to",
+        "run/loop.py",
+        "if self.rollbacks.wanted and self.saver.last is None:",
+        "if False:",
+        BACK + "test_nan_2_without_a_checkpoint_yet_it_goes_back_to_update_0",
+    ),
+    mutant(
+        "rollback: without a directory it is found out late",
+        "run/nonfinite.py",
+        "if self.wanted and run is None:",
+        "if False:",
+        BACK + "test_nan_2_without_a_directory_there_is_nothing_to_go_back_to",
+    ),
+    mutant(
+        "rollback: the checkpoint resumed from is forgotten",
+        "run/loop.py",
+        "self._resumed = self.saver.last = contents.path",
+        "self._resumed = contents.path",
+        BACK + "test_nan_2_the_checkpoint_resumed_from_is_one_to_go_back_to",
+    ),
+    mutant(
+        "average: validations measure the weights that train",
+        "run/loop.py",
+        "result = self.evaluation.measure(self.averaged, ",
+        "result = self.evaluation.measure(self.state, ",
+        EMA + "test_validations_measure_the_average_and_the_best_is_chosen_by_it",
+    ),
+    mutant(
+        "average: before the rule, of updates that are not made",
+        "run/driver.py",
+        "chain(rule, params_ema(ema_decay))",
+        "chain(params_ema(ema_decay), rule)",
+        EMA + "test_the_average_is_torchs_averaged_model_over_the_same_run",
+    ),
+    mutant(
+        "average: a torch optimizer's groups lose it",
+        "run/driver.py",
+        '(face_state, cast("tuple[object, object]", state.opt_state)[1])',
+        "(face_state, ParamsEmaState(state.params))",
+        EMA + "test_the_average_is_torchs_averaged_model_over_the_same_run",
+    ),
+    mutant(
+        "average: it is not of the parameters' dtype",
+        "run/driver.py",
+        "state._replace(params=tree.cast_like(average, state.params))",
+        "state._replace(params=average)",
+        EMA + "test_an_average_in_half_precision_parameters_keeps_what_they_cannot",
+    ),
+    mutant(
+        "average: the module has it after training",
+        "run/loop.py",
+        "self.model.write_back(self.state.params, self.state.buffers)\n",
+        "self.model.write_back(self.averaged.params, self.state.buffers)\n",
+        EMA + "test_the_average_is_torchs_averaged_model_over_the_same_run",
+    ),
+    mutant(
+        "export: --ema is not heard",
+        "checkpoint/__main__.py",
+        "tensors = weights_of(read(checkpoint), averaged)",
+        "tensors = weights_of(read(checkpoint))",
+        EMA + "test_the_command_line_exports_the_average",
+    ),
+)
