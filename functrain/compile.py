@@ -37,8 +37,8 @@ def jit(fn: F, *, donate: bool = True, backend: str = "inductor") -> F:
     A step then donates the state it is given, and `update_and_apply(tx)` its state and parameters (never gradients):
     their memory holds the result, and using them again is an error. A call that fails midway has consumed them too.
     Any other function is compiled whole and donates nothing. The first call compiles, for half a minute or so, and says
-    it on stderr; later ones only for other shapes. Compiled numbers differ from eager ones in the last bits, and
-    dropout draws other masks than in eager, as reproducibly.
+    it on stderr; later ones only for other shapes, once for all of them, or, with dropout, once for each. Compiled
+    numbers differ from eager ones in the last bits, and dropout draws other masks than in eager, as reproducibly.
 
     Args:
         fn: what to compile.
@@ -67,10 +67,14 @@ class _Graph:
             args, kwargs = tree.map(lambda x, b: x.view(()) if b else x, given, boxed)
             return fn(*args, **kwargs)
 
+        self.name, self.backend, self.calls, self.unboxed = name, backend, 0, unboxed
+        self.compile(dynamic=None)
+
+    def compile(self, dynamic: bool | None) -> None:
+        """Compile anew. None makes the second size of an axis a variable, False makes a graph for each size."""
         # A code object of its own: dynamo counts graphs a code object, and gives up at the ninth.
-        unboxed.__code__ = unboxed.__code__.replace(co_name=name)
-        self.call = torch.compile(unboxed, fullgraph=True, backend=backend)
-        self.name, self.backend, self.calls = name, backend, 0
+        self.unboxed.__code__ = self.unboxed.__code__.replace(co_name=self.name)
+        self.call = torch.compile(self.unboxed, fullgraph=True, backend=self.backend, dynamic=dynamic)
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         self.calls += 1
@@ -79,6 +83,13 @@ class _Graph:
         boxed = tree.map(_is_boxed, (args, kwargs))
         given = tree.map(lambda x, b: x.view(1) if b else x, (args, kwargs), boxed)
         with _hooks_as_found(), announced(self.name, self.backend, self.calls == 1):
+            try:
+                return self.call(boxed, given)
+            except RuntimeError as error:  # while it was traced: nothing was computed yet
+                if "with symbolic sizes" not in str(error):
+                    raise
+            # torch.func cannot take a size as a variable through some operators: dropout asks for its number.
+            self.compile(dynamic=False)
             return self.call(boxed, given)
 
 

@@ -187,7 +187,7 @@ def test_a_run_that_was_killed_and_resumed_ends_with_bitwise_the_same_weights(te
     assert not (out / "history.png").exists()
 
     resumed = finish(command(text, out, "--resume"))
-    match = re.search(r"^resumed .* at update (\d+) ", resumed.stderr, re.MULTILINE)
+    match = re.search(r"^run .*   resumed step-(\d+)\.pt .*, exact$", resumed.stderr, re.MULTILINE)
     assert match
     assert 0 < int(match[1]) < STEPS
     assert updates(out) == STEPS

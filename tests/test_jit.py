@@ -156,3 +156,24 @@ def test_inductor_is_eager_reproducible_and_says_that_it_compiles(capsys: pytest
         "functrain: compiling the folding micro-step",
         "functrain: compiling the update",
     ]
+
+
+def test_with_dropout_too_batches_may_differ_in_length() -> None:
+    """Of dropout that drops nothing the numbers are those of eager; what drops is another draw in a graph."""
+    step, first = network(dropout=1e-12)
+    eager, compiled, compiled_step = first(), first(), jit(step)
+    for seed, rows in enumerate((12, 12, 7, 12, 3, 7)):
+        eager, seen = step(eager, points(rows, seed))
+        compiled, seen_compiled = compiled_step(compiled, points(rows, seed))
+        assert seen_compiled["loss"].item() == pytest.approx(seen["loss"].item(), rel=1e-9)
+    for x, y in zip(tree.leaves(compiled.params), tree.leaves(eager.params), strict=True):
+        torch.testing.assert_close(x, y)
+    assert graphs() == 4  # 12, a variable that dropout cannot take, and then a graph a size: 7, 12, 3
+
+
+def test_without_dropout_there_is_a_graph_for_one_length_and_one_for_all_others() -> None:
+    step, first = network()
+    compiled, compiled_step = first(), jit(step)
+    for seed, rows in enumerate((12, 7, 12, 3, 9)):
+        compiled, _ = compiled_step(compiled, points(rows, seed))
+    assert graphs() == 2

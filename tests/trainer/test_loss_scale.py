@@ -72,7 +72,9 @@ def recording(seen: list[Tensor]) -> ft.GradientTransformation:
 
 
 @given(
-    gradient=st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2),
+    gradient=st.lists(
+        st.floats(-1e3, 1e3, width=32).map(lambda x: x if abs(x) > 1e-15 else 0.0), min_size=2, max_size=2
+    ),
     limit=st.floats(1e-3, 1e3),
     precision=st.sampled_from([None, "bf16", "fp16"]),
 )
@@ -96,6 +98,9 @@ def test_amp_2_the_norm_after_clipping_is_at_most_the_limit_and_below_it_nothing
 # --- it is torch's
 
 
+RATE = 2.0**-30  # so small that no loss overflows, for which a step here is skipped, and torch's scaler does not ask
+
+
 def half_product(m: Weight, x: Tensor) -> Tensor:
     """Its gradient is x, taken in float16: scaled beyond 65504 it overflows."""
     return (m.w.half() * x.half()).float().sum()
@@ -104,7 +109,7 @@ def half_product(m: Weight, x: Tensor) -> Tensor:
 def of_torch(xs: Sequence[float], scale: float, good_steps: int) -> tuple[list[float], list[float], Tensor]:
     """Each update's scale, the last scale and growth counter, and the weight: by torch's GradScaler."""
     w = nn.Parameter(torch.zeros(2))
-    optimizer = torch.optim.SGD([w], lr=1.0)
+    optimizer = torch.optim.SGD([w], lr=RATE)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=GROWTH_INTERVAL)
     scaler.load_state_dict({**scaler.state_dict(), "_growth_tracker": good_steps})
     scales = []
@@ -119,7 +124,7 @@ def of_torch(xs: Sequence[float], scale: float, good_steps: int) -> tuple[list[f
 
 def half_run(xs: Sequence[float], **kwargs: Any) -> ft.Trainer:
     given = {"precision": "fp16", "objective": half_product, "log_interval": 1, "max_skips": 10**6} | kwargs
-    return weighted(gradients(*xs), **given)
+    return weighted(gradients(*xs), ft.sgd(RATE), **given)
 
 
 OVERFLOWING = math.inf
