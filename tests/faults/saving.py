@@ -52,7 +52,7 @@ FAULTS = (
         "run/saving.py",
         "            self._pool.shutdown()\n            self._pool = None\n",
         "            pass\n",
-        SAVING + "test_ckpt_3_when_a_save_is_told_its_file_verifies_under_all_its_names[True]",
+        "trainer/test_keeper.py::test_no_thread_is_left_when_training_has_ended",
     ),
     mutant(
         "directory: old checkpoints go before the new one is there",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -86,3 +87,15 @@ def test_what_failed_at_the_very_end_is_saved_by_a_further_train(tmp_path: Path)
     assert not list(tmp_path.glob("*.pt"))
     trainer.train()
     assert checkpoint.verify(tmp_path / "last.pt")
+
+
+def test_no_thread_is_left_when_training_has_ended(tmp_path: Path) -> None:
+    seen = []
+    trainer = Trainer(
+        nn.Linear(8, 2), sgd(0.1), [torch.randn(4, 8)] * 4, objective=lambda m, x: m(x).sum(), max_epochs=1,
+        save_dir=tmp_path, save_interval=1, save_async=True,
+        callbacks=[lambda event, t: seen.extend(x.name for x in threading.enumerate())],
+    )  # fmt: skip
+    trainer.train()
+    assert any(name.startswith("functrain-save") for name in seen)
+    assert not any(x.name.startswith("functrain-save") for x in threading.enumerate())
