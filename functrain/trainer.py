@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from functrain import tree
+from functrain import checkpoint, tree
 from functrain.base import GradientTransformation
 from functrain.bridge.modules import Model, functionalize
 from functrain.compile import jit
@@ -32,8 +33,10 @@ from functrain.run.early import EarlyStopping, early
 from functrain.run.evaluation import Evaluation
 from functrain.run.feed import Feed
 from functrain.run.journal import Journal
+from functrain.run.keeper import Keeper
 from functrain.run.loop import Loop
 from functrain.run.nonfinite import Policy, Rollbacks, Tolerance
+from functrain.run.progress import read_progress
 from functrain.run.recipe import as_config, choose_loss, choose_precision, place_model
 from functrain.run.saving import Saver
 from functrain.run.telling import Teller
@@ -123,16 +126,20 @@ class Trainer(Loop):
             choose_precision(precision, use_amp, self.device),
             choose_loss(model, loss_fn, objective),
         )
-        self.seed, self.nonfinite, self.ema_decay, self.callbacks = seed, nonfinite, ema_decay, list(callbacks)
+        self.nonfinite, self.ema_decay, self.callbacks = nonfinite, ema_decay, list(callbacks)
         chosen, feed = policy(self.precision), Feed(train_loader, self.device)
         intervals = log_interval, eval_interval, save_interval, grad_accum_steps
         cadence = Cadence(max_epochs, max_steps, *intervals, short_window, val_loader is not None)
         total = cadence.checked(feed.length, max_time, keep=keep, max_skips=max_skips).total_updates(feed.length)
         driver, self.optimizer = choose_driver(optimizer, scheduler, model.module, total, ema_decay)
+        stopping = early(early_stopping)
+        if stopping and stopping.monitor.startswith("val_") and val_loader is None:
+            raise ValueError(
+                f"Trainer: early_stopping looks at {stopping.monitor!r}, and validates nothing; hint: val_loader="
+            )
         step = train_step(self.loss, driver.tx, precision=self.precision, max_grad_norm=max_grad_norm)
         state = TrainState.create(model, driver.tx, seed=seed, precision=self.precision)
         run = None if save_dir is None else RunDirectory(save_dir, keep)
-        told = header(str(self.device), self.precision, seed, tree.size(state.params))
         given = [as_logger(x, run.path if run else None) for x in loggers]
         super().__init__(
             model=model,
@@ -143,18 +150,72 @@ class Trainer(Loop):
             cadence=cadence,
             evaluation=Evaluation(self.loss, val_loader, self.device, chosen, metrics),
             journal=Journal(Tolerance.of(nonfinite, chosen.scaled, max_skips)),
-            teller=Teller(Console(), told, [*([run.rows] if run else []), *given]),
+            teller=Teller(Console(), [*([run.rows] if run else []), *given]),
             saver=Saver(run, save_async),
             rollbacks=Rollbacks(nonfinite, run),
             run=run,
-            early_stopping=early(early_stopping),
+            early_stopping=stopping,
             max_grad_norm=max_grad_norm,
             max_time=max_time,
         )
-        if run:
-            run.config = as_config(vars(self) | cadence._asdict(), driver.config)
+        self._introduce()
         if (path := choose_checkpoint(resume, run, self.teller.console.say)) is not None:
             self.load_checkpoint(path)
+
+    def stop(self, reason: str = "a callback asked for it") -> None:
+        """End `train()` at the next boundary, saved. A later `train()` goes on."""
+        self._ending = reason
+
+    def evaluate(self) -> dict[str, float]:
+        """The mean `loss` over val_loader, metrics and logs, of the averaged parameters if there are such. No trace."""
+        return self.evaluation.measure(self.averaged)
+
+    def save_checkpoint(self, is_best: bool = False) -> Path:
+        """Write a checkpoint of the last boundary to the run's directory, ./checkpoints if it has none.
+
+        Args:
+            is_best: as `best_model.pt` too. In any case it is on disk when this returns, with save_async too.
+
+        Raises:
+            CheckpointError: it, or the last one in the background, could not be written; what was there before is
+                there still.
+            NonFiniteError: an update since the last look was not finite.
+            RuntimeError: somebody else is writing to the directory.
+        """
+        self.journal.check()
+        self._log()
+        saved = self._save(is_best, wait=True)
+        assert saved is not None  # we waited
+        self._tell_saved(saved)
+        return saved.path
+
+    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint: `train()` then does what the saved run would have done. A failure changes nothing.
+
+        Raises:
+            CheckpointError: the file is not there, is damaged, or is of another model or optimizer.
+            RuntimeError: called from within `train()`.
+        """
+        if self._training:
+            raise RuntimeError("Trainer.load_checkpoint: the run is training; hint: load before train(), or after it")
+        self._tell_saved(self._keeper.hear(wait=True))
+        contents = checkpoint.read(path)
+        progress, place = read_progress(contents, self.driver.outline)
+        self.state = self.driver.load(contents, checkpoint.rebuild(contents, self.state))
+        self.progress, self.journal = progress, Journal(self.journal.tolerance, int(self.state.guard.skipped_in_row))
+        self.feed.go(place)
+        here = self.saver.directory.protect(contents.path) and self.run  # it is one of the run's own
+        self._keeper = Keeper(self.saver, progress, self._where() if here else None)
+        self._resumed = self.saver.last = contents.path
+        self.model.write_back(self.state.params, self.state.buffers, self.state.frozen)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """What the first line and config.json say of the run; its seed is the state's."""
+        self.seed = int(self.state.seed)
+        self.teller.header = header(str(self.device), self.precision, self.seed, tree.size(self.state.params))
+        if self.run:
+            self.run.config = as_config(vars(self) | self.cadence._asdict(), self.driver.config)
 
     def _emit(self, event: str) -> None:
         for callback in self.callbacks:

@@ -43,6 +43,7 @@ class RunDirectory:
         self._protected: os.stat_result | None = None  # the checkpoint that was resumed from
         self.config: Mapping[str, object] = {}  # what config.json tells
         self._ours = False  # best_model.pt is this run's
+        self._begun = False  # checkpoints here are this run's
         self._locked = False  # by a run of ours
 
     def create(self) -> None:
@@ -71,6 +72,8 @@ class RunDirectory:
         path = self.path / f"step-{step:08d}.pt"
         with nullcontext() if self._locked else self._alone():
             protected = self._is_protected(path)
+            if not self._begun and path.exists():
+                _set_aside(path)
             checkpoint.save(path, tree, meta=meta)
             with _told(path):
                 if protected:  # saved anew: another file, which is to stay as the old one was
@@ -88,7 +91,7 @@ class RunDirectory:
         if self._ours or not path.exists():
             return True
         if self._protected is None:
-            os.replace(path, path.with_name(path.name + ".stale"))
+            _set_aside(path)
             return True
         try:
             found = checkpoint.read(path).meta.get("best")
@@ -97,14 +100,15 @@ class RunDirectory:
         return not isinstance(found, float) or least < found
 
     def _rotate(self, step: int) -> None:
-        """Delete all but the newest; set aside what another run wrote for updates that this one has yet to make."""
+        """Delete all but the newest; set aside what another run left, and what is of updates yet to be made."""
         numbered = sorted(
             (int(match[1]), path) for path in self.path.glob("step-*.pt") if (match := STEP_FILE.fullmatch(path.name))
         )
         for number, path in numbered:
-            if number > step:
-                os.replace(path, path.with_name(path.name + ".stale"))
-        past = [path for number, path in numbered if number <= step]
+            if number > step or (number < step and not self._begun):
+                _set_aside(path)
+        past = [path for number, path in numbered if number <= step and (self._begun or number == step)]
+        self._begun = True
         for path in past[: -self.keep]:
             if not self._is_protected(path):
                 path.unlink()
@@ -115,7 +119,7 @@ class RunDirectory:
     def protect(self, path: Path) -> bool:
         """Never delete this file. True if it lies here."""
         here = path.resolve().parent == self.path.resolve()
-        self._protected, self._ours = (path.stat(), False) if here else (None, False)
+        self._protected, self._ours, self._begun = path.stat() if here else None, False, here
         return here
 
     def newest(self, say: Callable[[str], object]) -> Path | None:
@@ -207,6 +211,10 @@ def _lock(directory: Path) -> Iterator[None]:
         if descriptor in _LOCKS:  # else this is a fork of who opened it
             _LOCKS.discard(descriptor)
             os.close(descriptor)
+
+
+def _set_aside(path: Path) -> None:
+    os.replace(path, path.with_name(path.name + ".stale"))
 
 
 def give_name(path: Path, name: Path) -> None:

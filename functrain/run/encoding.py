@@ -35,6 +35,8 @@ def encode(x: object, whose: str) -> object:
         return ["bytes", [_text(x)]]
     if isinstance(x, range):
         return ["range", [x.start, x.stop, x.step]]
+    if type(x).__module__ == "numpy" and getattr(x, "ndim", None) == 0 and callable(item := getattr(x, "item", None)):
+        return encode(item(), whose)
     if isinstance(x, dict):
         kind = "counter" if isinstance(x, Counter) else "dict"
         return [kind, [[encode(k, whose), encode(v, whose)] for k, v in x.items()]]

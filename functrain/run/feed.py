@@ -71,7 +71,10 @@ class Feed:
         saved = place.now or place.begun
         different: list[str] = []
         if replay:
-            different += differences(place, self.loader, () if saved is None else saved.keys() ^ self._sources.keys())
+            names = set() if saved is None else saved.keys() ^ self._sources.keys()
+            mine = f"cuda:{self.device.index or 0}" if self.device.type == "cuda" else ""
+            odd = [name for name in names if not name.startswith("cuda:") or name == mine]
+            different += differences(place, self.loader, odd)
         if replay and place.replays and place.begun is not None:
             before = capture(self._sources)
             try:
@@ -143,13 +146,19 @@ class Feed:
         """What came out so far went into updates: the place is here."""
         crossed = self.place.crossed or self._epoch > self.place.epoch
         self._last, self._settled = self._newest, True
-        if not self._ended and self._fetched == self.length:  # see now that the epoch is over, not at the next window
-            batch = self._fetch()
-            self._ended = batch is _END
-            if not self._ended:
-                self._ahead.append(batch)
-                self._settled = False
         self.place = Place(self._epoch, self._fetched, self._ended, crossed, self._begun)
+
+    def look(self) -> None:
+        """Where that can be known, see now that the epoch is over, and not at the next window."""
+        if self._ended or self._fetched != self.length:
+            return
+        self._settled = False
+        batch = self._fetch()
+        self._settled = self._ended = batch is _END
+        if self._ended:
+            self.place = self.place._replace(exhausted=True)
+        else:
+            self._ahead.append(batch)
 
     def finish_epoch(self) -> None:
         """All is done that belongs to an epoch's end."""
@@ -185,10 +194,12 @@ class Feed:
 
     def close(self) -> None:
         """Let the iterator and its workers go; `open` takes the place up again."""
-        self.go(self.here())
-        self._batches, self._ahead = None, []
-        if getattr(self.loader, "persistent_workers", False):  # workers that went on would not draw what new ones do
-            vars(self.loader)["_iterator"] = None
+        try:
+            self.go(self.here())
+        finally:
+            self._batches, self._ahead = None, []
+            if getattr(self.loader, "persistent_workers", False):  # that went on would not draw what new ones do
+                vars(self.loader)["_iterator"] = None
 
     def _begin(self) -> None:
         for owner in (self.loader, getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):

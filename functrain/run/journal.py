@@ -42,6 +42,8 @@ class Journal:
 
     def add(self, step: int, epoch: int, metrics: Mapping[str, Tensor]) -> None:
         """An update that has been computed, or is being."""
+        # What the loss logs may be a view, which would hold all that it is a view of.
+        metrics = {name: x.clone() if x.untyped_storage().nbytes() > x.nbytes else x for name, x in metrics.items()}
         self.last, self.pending = metrics, True
         self._updates += 1
         self._unread.append((step, epoch, metrics))

@@ -54,7 +54,7 @@ class Keeper:
         """
         try:
             return self.saver.result(wait)
-        except CheckpointError:
+        except Exception:
             if self._best != self._best_before:
                 self._lost = self.saved, self._best
             self.saved, self._best = None, self._best_before
@@ -67,4 +67,5 @@ class Keeper:
             self.hear(wait=True)
         except CheckpointError as error:  # there is another error already, or it would have been heard before
             say(str(error))
-        self.saver.close()
+        finally:
+            self.saver.close()

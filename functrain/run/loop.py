@@ -7,16 +7,15 @@ is all that the rest depends on: k updates, and the others in a new process, giv
 from __future__ import annotations
 
 import math
-import os
 import time
 from abc import ABC, abstractmethod
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from functrain import checkpoint
 from functrain.bridge.modules import Model
+from functrain.checkpoint import CheckpointError
 from functrain.donation import check
 from functrain.logging import Record
 from functrain.run.cadence import Cadence
@@ -28,7 +27,7 @@ from functrain.run.feed import Feed
 from functrain.run.journal import Journal
 from functrain.run.keeper import Keeper
 from functrain.run.nonfinite import NonFiniteError, Rollbacks, applied_updates
-from functrain.run.progress import Progress, read_progress
+from functrain.run.progress import Progress
 from functrain.run.recipe import update_from
 from functrain.run.saving import Order, Saved, Saver
 from functrain.run.stopping import Stop, stop_on_signals
@@ -65,6 +64,7 @@ class Loop(ABC):
         self._stop, self._deadline, self._ending = Stop(), math.inf, ""
         self._keeper = Keeper(self.saver, self.progress, self._where())
         self._resumed: Path | None = None
+        self._training = False
 
     @property
     def updates(self) -> int:
@@ -95,10 +95,13 @@ class Loop(ABC):
         Ctrl-C and 143 after the others. A second Ctrl-C aborts.
 
         Raises:
+            RuntimeError: it is called from within; somebody else is writing to the directory.
             SystemExit: a signal came.
             NonFiniteError: an update was not finite; see `nonfinite`.
             CheckpointError: a checkpoint could not be written, by now in the background, too.
         """
+        if self._training:
+            raise RuntimeError("Trainer.train: the run is training; hint: a callback ends it with stop()")
         self._deadline = math.inf if self.max_time is None else time.monotonic() + self.max_time
         self._ending = self._early()
         with ExitStack() as stack:
@@ -106,24 +109,40 @@ class Loop(ABC):
                 stack.enter_context(self.run.locked())
             self._stop = stack.enter_context(stop_on_signals())
             stop_saving = partial(self._keeper.close, self.teller.console.say)
-            for leave in (self.teller.close, self._write_back, stop_saving, self.feed.close):
+            for leave in (self.teller.close, self._leave, stop_saving, self.feed.close):
                 stack.callback(leave)
+            self._training = True
             self._begin()
+            began = self.updates
             while not self._at_boundary():
                 self._update()
-            self._tell_saved(self._keeper.hear(wait=True))
-            self._finite()
-            if self.run and self._keeper.wants(self._where(), due=True):
-                self._tell_saved(self._save(self._keeper.better, self.progress.best, wait=True))
-            self._write_back()
-            self._emit("end")
+            self._finish(began)
         if self._stop:
             self.teller.console.stopped(self.updates, saved=self.run is not None)
         self._stop.exit()
 
-    def stop(self, reason: str = "a callback asked for it") -> None:
-        """End `train()` at the next boundary, saved. A later `train()` goes on."""
-        self._ending = reason
+    def _finish(self, began: int) -> None:
+        """Save what is not saved yet, also if the save before it failed, and bring the weights home."""
+        failed = None
+        try:
+            self._tell_saved(self._keeper.hear(wait=True))
+        except CheckpointError as error:
+            failed = error
+        self._finite()
+        if self.run and self._keeper.wants(self._where(), due=True):
+            self._tell_saved(self._save(self._keeper.better, self.progress.best, wait=True))
+        if failed:
+            raise failed
+        self._write_back()
+        self._training = False  # what a callback does to the module now stays
+        if self.updates > began:
+            self.teller.ended(self.updates, self._ending)
+        self._emit("end")
+
+    def _leave(self) -> None:
+        if self._training:
+            self._training = False
+            self._write_back()
 
     def _update(self) -> None:
         """One window of batches, one update."""
@@ -132,8 +151,10 @@ class Loop(ABC):
         window = self.feed.window(k, self.cadence.carried_until)
         self.state, metrics = update_from(self.step, state, window, k, drop)
         self.feed.mark()
-        if (now := self.updates) > before:
+        if updated := (now := self.updates) > before:
             self.journal.add(now, self.epoch, self.driver.after(metrics))
+        self.feed.look()
+        if updated:
             self.teller.console.advance()
             self._emit("update")
         elif drop and self.feed.place.exhausted:
@@ -173,10 +194,6 @@ class Loop(ABC):
     @abstractmethod
     def _emit(self, event: str) -> None:
         """Tell those who listen."""
-
-    def evaluate(self) -> dict[str, float]:
-        """The mean `loss` over val_loader, metrics and logs, of the averaged parameters if there are such. No trace."""
-        return self.evaluation.measure(self.averaged)
 
     def _validate(self) -> tuple[Record, float, bool] | None:
         self._finite()
@@ -234,25 +251,6 @@ class Loop(ABC):
             self._tell_saved(self._save(wait=True))
         self._begin_epoch()
 
-    def save_checkpoint(self, is_best: bool = False) -> Path:
-        """Write a checkpoint of the last boundary to the run's directory, ./checkpoints if it has none.
-
-        Args:
-            is_best: as `best_model.pt` too. In any case it is on disk when this returns, with save_async too.
-
-        Raises:
-            CheckpointError: it, or the last one in the background, could not be written; what was there before is
-                there still.
-            NonFiniteError: an update since the last look was not finite.
-            RuntimeError: somebody else is writing to the directory.
-        """
-        self.journal.check()
-        self._log()
-        saved = self._save(is_best, wait=True)
-        assert saved is not None  # we waited
-        self._tell_saved(saved)
-        return saved.path
-
     def _save(self, best: bool = False, least: float = -math.inf, wait: bool = False) -> Saved | None:
         """The checkpoint, or None while it is being written."""
         check("Trainer.save_checkpoint", self.state.step)
@@ -272,28 +270,13 @@ class Loop(ABC):
         if saved:
             self._emit("save")
 
-    def load_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint: `train()` then does what the saved run would have done. A failure changes nothing.
-
-        Raises:
-            CheckpointError: the file is not there, is damaged, or is of another model or optimizer.
-        """
-        self._tell_saved(self._keeper.hear(wait=True))
-        contents = checkpoint.read(path)
-        progress, place = read_progress(contents, self.driver.outline)
-        self.state = self.driver.load(contents, checkpoint.rebuild(contents, self.state))
-        self.progress, self.journal = progress, Journal(self.journal.tolerance, int(self.state.guard.skipped_in_row))
-        self.feed.go(place)
-        here = self.run and self.run.protect(contents.path)  # it is one of the run's own
-        self._keeper = Keeper(self.saver, progress, self._where() if here else None)
-        self._resumed = self.saver.last = contents.path
-        self.model.write_back(self.state.params, self.state.buffers, self.state.frozen)
-
     def _write_back(self) -> None:
-        with suppress(RuntimeError):  # a compiled call that failed has consumed the state
+        try:
             check("Trainer.train", self.state.step)
-            self.model.write_back(self.state.params, self.state.buffers)
-            self.driver.write_back(self.state)
+        except RuntimeError:  # a compiled call that failed has consumed the state
+            return
+        self.model.write_back(self.state.params, self.state.buffers)
+        self.driver.write_back(self.state)
 
     def _where(self) -> object:
         place = self.feed.place

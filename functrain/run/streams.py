@@ -11,6 +11,7 @@ import operator
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import FunctionType, ModuleType
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
@@ -98,6 +99,8 @@ def _parts(owner: object) -> list[tuple[str, object]]:
     """Attributes and entries. Of torch's own objects the public ones: the private ones come and go with iterators."""
     if isinstance(owner, torch.nn.Module | Tensor | type | ModuleType | FunctionType | Iterator):
         return []
+    if isinstance(owner, partial):
+        return [(".args", owner.args), (".keywords", owner.keywords)]
     if isinstance(owner, list | tuple):
         return [(f"[{i}]", x) for i, x in enumerate(owner[:FEW])]
     if isinstance(owner, dict):
@@ -109,10 +112,14 @@ def _parts(owner: object) -> list[tuple[str, object]]:
 def _stream(x: object) -> Stream | None:
     if isinstance(x, torch.Generator):
         return _torch(x)
+    if isinstance(x, random.SystemRandom):  # has no state
+        return None
     if isinstance(x, random.Random):
         return _python(x.getstate, x.setstate)
     if (bits := getattr(x, "bit_generator", None)) is not None:  # NumPy's Generator
         return Stream(lambda: operator.attrgetter("state")(bits), lambda state: setattr(bits, "state", state))
+    if type(x).__module__.startswith("numpy.random") and hasattr(x, "get_state") and hasattr(x, "set_state"):
+        return Stream(x.get_state, lambda state: x.set_state(_tuple(state)))  # the older RandomState
     return None
 
 

@@ -15,12 +15,12 @@ class Teller:
 
     Args:
         console: what a person sees.
-        header: the first line.
         loggers: what takes records.
     """
 
-    def __init__(self, console: Console, header: str, loggers: Sequence[Logger]) -> None:
-        self.console, self.header, self.loggers = console, header, list(loggers)
+    def __init__(self, console: Console, loggers: Sequence[Logger]) -> None:
+        self.console, self.loggers = console, list(loggers)
+        self.header = ""  # the first line
 
     def begin(
         self,
@@ -48,6 +48,11 @@ class Teller:
     def nothing_to_do(self, updates: int, why: str) -> None:
         """A run ends before it begins, for a reason, or since it has reached its limit."""
         self.console.say(f"nothing to do: {why or f'the run ends at update {updates:,}, and that is where it stands'}")
+
+    def ended(self, updates: int, why: str) -> None:
+        """A run ends before its limit, for a reason."""
+        if why:
+            self.console.say(f"ended after update {updates:,}: {why}")
 
     def gone_back(self, error: Exception, path: Path | None, applied: int) -> Record:
         """Numbers were not finite, and the run goes on from a checkpoint of so many applied updates: the record."""

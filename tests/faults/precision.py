@@ -52,7 +52,7 @@ FAULTS = (
     ),
     mutant(
         "loss scale: a load begins with the first one again",
-        "run/loop.py",
+        "trainer.py",
         "self.driver.load(contents, checkpoint.rebuild(contents, self.state))",
         "self.driver.load(contents, checkpoint.rebuild(contents, self.state))._replace(guard=self.state.guard)",
         AMP + "test_amp_4_a_checkpoint_of_any_precision_loads_into_any_and_the_guard_is_the_files",
@@ -67,7 +67,7 @@ FAULTS = (
     ),
     mutant(
         "nonfinite: a row begins anew when a run is resumed",
-        "run/loop.py",
+        "trainer.py",
         "Journal(self.journal.tolerance, int(self.state.guard.skipped_in_row))",
         "Journal(self.journal.tolerance)",
         ROW,
@@ -235,7 +235,7 @@ FAULTS = (
     ),
     mutant(
         "rollback: the checkpoint resumed from is forgotten",
-        "run/loop.py",
+        "trainer.py",
         "self._resumed = self.saver.last = contents.path",
         "self._resumed = contents.path",
         BACK + "test_nan_2_the_checkpoint_resumed_from_is_one_to_go_back_to",

@@ -172,8 +172,8 @@ FAULTS = (
     mutant(
         "resume: a run that is over is warned of what will differ",
         FEED,
-        "        if replay:\n            different +=",
-        "        if True:\n            different +=",
+        "        if replay:\n            names =",
+        "        if True:\n            names =",
         SAID + "7_a_run_that_is_over_or_has_not_begun_is_warned_of_nothing",
     ),
     mutant(
@@ -207,13 +207,13 @@ FAULTS = (
     mutant(
         "resume: a finished run is saved again",
         LOOP,
-        "            if self.run and self._keeper.wants(self._where(), due=True):",
-        "            if self.run:",
+        "        if self.run and self._keeper.wants(self._where(), due=True):",
+        "        if self.run:",
         BEST + "9_a_finished_run_with_the_same_limit_does_nothing_and_says_so",
     ),
     mutant(
         "resume: the state of a checkpoint is taken up before its meta is read",
-        LOOP,
+        "trainer.py",
         "        progress, place = read_progress(contents, self.driver.outline)\n",
         "        self.state = checkpoint.rebuild(contents, self.state)\n"
         "        progress, place = read_progress(contents, self.driver.outline)\n",
@@ -221,7 +221,7 @@ FAULTS = (
     ),
     mutant(
         "resume: the record of an update that a callback saves is not in the file",
-        LOOP,
+        "trainer.py",
         "        self.journal.check()\n        self._log()\n",
         "        self.journal.check()\n",
         SHUFFLED,

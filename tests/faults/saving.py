@@ -74,8 +74,8 @@ FAULTS = (
     mutant(
         "directory: the newest by name, not by number",
         "run/directory.py",
-        "past = [path for number, path in numbered if number <= step]",
-        "past = sorted(path for number, path in numbered if number <= step)",
+        "past = [path for number, path in numbered if number <= step and (self._begun or number == step)]",
+        "past = sorted(path for number, path in numbered if number <= step and (self._begun or number == step))",
         DIRECTORY + "test_ckpt_6_the_newest_are_those_of_the_greatest_numbers",
     ),
     mutant(
@@ -230,8 +230,36 @@ FAULTS = (
     mutant(
         "records: numbers that are not finite are passed over at a stop",
         "run/loop.py",
-        "            self._finite()\n            if self.run and",
-        "            if self.run and",
+        "        self._finite()\n        if self.run and",
+        "        if self.run and",
         "trainer/test_rows.py::test_nan_1_at_a_stop_too_it_is_an_error",
+    ),
+    mutant(
+        "directory: a new run deletes another run's checkpoints",
+        "run/directory.py",
+        "if number > step or (number < step and not self._begun):",
+        "if number > step:",
+        "trainer/test_directory.py::test_a_new_run_sets_aside_all_that_another_run_saved_and_deletes_nothing_of_it",
+    ),
+    mutant(
+        "boundary: the place follows only when the look for the end went well",
+        "run/loop.py",
+        "        self.feed.mark()\n        if updated",
+        "        self.feed.look()\n        self.feed.mark()\n        if updated",
+        "trainer/test_boundaries.py::test_an_error_at_the_look_for_an_epochs_end_leaves_update_and_place_together",
+    ),
+    mutant(
+        "end: what a callback does to the module is undone",
+        "run/loop.py",
+        "        self._training = False  # what a callback does to the module now stays\n",
+        "",
+        "trainer/test_boundaries.py::test_what_a_callback_does_to_the_module_at_the_end_stays",
+    ),
+    mutant(
+        "resume: the seed that is told is the argument's",
+        "trainer.py",
+        "self.seed = int(self.state.seed)",
+        'self.seed = vars(self).get("seed", int(self.state.seed))',
+        "trainer/test_boundaries.py::test_a_resumed_run_tells_the_seed_that_it_has",
     ),
 )

@@ -229,8 +229,8 @@ FAULTS = (
     mutant(
         "end: callbacks see the module as it was before",
         "run/loop.py",
-        '            self._write_back()\n            self._emit("end")',
-        '            self._emit("end")',
+        "        self._write_back()\n        self._training = False",
+        "        self._training = False",
         "trainer/test_as_asked.py::test_at_the_end_event_the_module_holds_the_trained_weights",
     ),
     mutant(

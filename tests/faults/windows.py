@@ -248,22 +248,22 @@ FAULTS = (
     mutant(
         "loader: a look ahead counts as consumed",
         "run/feed.py",
-        "                self._ahead.append(batch)\n                self._settled = False\n",
-        "                self._ahead.append(batch)\n                self._fetched += 1\n",
+        "            self._ahead.append(batch)\n",
+        "            self._ahead.append(batch)\n            self._fetched += 1\n",
         AHEAD + "test_iter_3_what_was_fetched_and_not_trained_on_comes_again",
     ),
     mutant(
         "loader: what a look ahead found is lost",
         "run/feed.py",
-        "                self._ahead.append(batch)\n                self._settled = False\n",
-        "                self._settled = False\n",
+        "            self._ahead.append(batch)\n",
+        "            pass\n",
         AHEAD + "test_iter_3_what_was_fetched_and_not_trained_on_comes_again",
     ),
     mutant(
         "loader: an epoch that its length says is over is over",
         "run/feed.py",
-        "            self._ended = batch is _END\n            if not",
-        "            self._ended = True\n            if not",
+        "        self._settled = self._ended = batch is _END\n",
+        "        self._settled = self._ended = True\n",
         AHEAD + "test_iter_3_what_was_fetched_and_not_trained_on_comes_again",
     ),
     mutant(

@@ -134,6 +134,11 @@ UNKNOWN = (
             "EarlyStopping: mode must be 'min' or 'max', got 'up'",
         ),
         (
+            {"early_stopping": 2},
+            ValueError,
+            "Trainer: early_stopping looks at 'val_loss', and validates nothing; hint: val_loader=",
+        ),
+        (
             {"early_stopping": "soon"},
             TypeError,
             "Trainer: early_stopping is a str; hint: a number of validations, or ft.EarlyStopping(...)",

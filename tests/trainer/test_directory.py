@@ -169,13 +169,15 @@ def test_ckpt_6_the_one_resumed_from_is_never_deleted(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-00000006.pt", "step-00000018.pt"]
 
 
-def test_a_run_sets_aside_what_another_run_saved_for_later_updates(tmp_path: Path) -> None:
+def test_a_new_run_sets_aside_all_that_another_run_saved_and_deletes_nothing_of_it(tmp_path: Path) -> None:
     make(tmp_path, 9, save_interval=3).train()
-    make(tmp_path, 4).train()
-    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000004.pt"
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("step-*.pt")}
+    make(tmp_path, 6, save_interval=4, keep=1).train()
+    assert checkpoint.latest(tmp_path) == tmp_path / "step-00000006.pt"
     assert names(tmp_path) == [
-        "step-00000003.pt", "step-00000004.pt", "step-00000006.pt.stale", "step-00000009.pt.stale",
+        "step-00000003.pt.stale", "step-00000006.pt", "step-00000006.pt.stale", "step-00000009.pt.stale",
     ]  # fmt: skip
+    assert {p.name.removesuffix(".stale"): p.read_bytes() for p in tmp_path.glob("*.stale")} == before
 
 
 # --- the best
