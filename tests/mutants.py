@@ -1,4 +1,4 @@
-"""Faults planted by hand, and the tests that notice them: `python -m tests.mutants`, two minutes on two cores.
+"""Faults planted by hand, and the tests that notice them: `python -m tests.mutants`, eight minutes on two cores.
 
 Each fault is one change of the source; every rule and every guarantee has one at least. It is planted in a copy of the
 working tree, never in the tree itself, and the tests named beside it run there: one of them must fail. On the copy as

@@ -72,7 +72,7 @@ class RunDirectory:
         path = self.path / f"step-{step:08d}.pt"
         with nullcontext() if self._locked else self._alone():
             protected = self._is_protected(path)
-            if not self._begun and path.exists():
+            if not self._begun and path.is_file():
                 _set_aside(path)
             checkpoint.save(path, tree, meta=meta)
             with _told(path):
@@ -102,7 +102,9 @@ class RunDirectory:
     def _rotate(self, step: int) -> None:
         """Delete all but the newest; set aside what another run left, and what is of updates yet to be made."""
         numbered = sorted(
-            (int(match[1]), path) for path in self.path.glob("step-*.pt") if (match := STEP_FILE.fullmatch(path.name))
+            (int(match[1]), path)
+            for path in self.path.glob("step-*.pt")
+            if (match := STEP_FILE.fullmatch(path.name)) and path.is_file()
         )
         for number, path in numbered:
             if number > step or (number < step and not self._begun):
