@@ -20,6 +20,27 @@ def mlp(*sizes: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+class Weight(nn.Module):
+    """One number; a batch multiplies it."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros((), dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w * x
+
+
+def product(m: nn.Module, x: Tensor) -> Tensor:
+    """The mean of w * x: its gradient is the mean of x."""
+    return m(x).mean()
+
+
+def ones(*sizes: int) -> list[Tensor]:
+    """Batches for it, whose gradient is 1."""
+    return [torch.ones(n, dtype=torch.float64) for n in sizes]
+
+
 class NormNet(nn.Module):
     """BatchNorm, and dropout if asked for."""
 

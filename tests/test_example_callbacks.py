@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import random
 import re
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import functrain as ft
 from functrain import logging
 from functrain.logging import JsonLines
+from tests.example import load
 from tests.networks import NormNet, mlp, points
 from tests.oracle import assert_bitwise
 
@@ -33,12 +33,7 @@ LAYERS = ("0", "2")  # of mlp(3, 4, 2)
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("callbacks", EXAMPLE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("callbacks")
 
 
 class Noisy(TensorDataset):

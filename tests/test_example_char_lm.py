@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ import pytest
 import torch
 
 from functrain import checkpoint, logging
+from tests.example import load
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "char_lm.py"
 STEPS = 600  # of a tiny model: a few seconds
@@ -27,12 +27,7 @@ TINY = shlex.split(f"--steps {STEPS} --width 32 --layers 1 --context 16 --batch 
 
 @pytest.fixture(scope="module")
 def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("char_lm", EXAMPLE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("char_lm")
 
 
 @pytest.fixture
@@ -153,7 +148,7 @@ def interrupt(argv: list[str], out: Path, send: Callable[[subprocess.Popen[str]]
     while len(list(out.glob("step-*.pt"))) < 2:
         assert process.poll() is None, "the run ended before anything was sent"
         assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks
     send(process)
     return process
 

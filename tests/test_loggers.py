@@ -59,7 +59,7 @@ def another_second() -> None:
     """TensorBoard reads files in the order of their names, which have the second in which they were opened."""
     before = int(time.time())
     while int(time.time()) == before:
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks; it is over within a second
 
 
 # --- TensorBoard

@@ -169,7 +169,7 @@ def test_wandb_offline_asks_nobody_and_leaves_no_process(program: Told) -> None:
     assert not program.visited
     end = time.monotonic() + 60  # its helper sees within seconds that the program has ended
     while (running := helpers_of(program.pid)) and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks
     assert not running
 
 

@@ -22,9 +22,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from functrain import checkpoint
-from functrain.checkpoint import STEP_FILE, CheckpointError
+from functrain.checkpoint import CheckpointError
 from functrain.checkpoint.contents import words
 from functrain.checkpoint.durable import Damaged, beside, check_seal, replacing, sync
+from functrain.checkpoint.listing import numbered
 from functrain.logging import JsonLines
 from functrain.tree import Tree
 
@@ -101,15 +102,11 @@ class RunDirectory:
 
     def _rotate(self, step: int) -> None:
         """Delete all but the newest; set aside what another run left, and what is of updates yet to be made."""
-        numbered = sorted(
-            (int(match[1]), path)
-            for path in self.path.glob("step-*.pt")
-            if (match := STEP_FILE.fullmatch(path.name)) and path.is_file()
-        )
-        for number, path in numbered:
+        found = [(number, path) for number, path in numbered(self.path) if path.is_file()]
+        for number, path in found:
             if number > step or (number < step and not self._begun):
                 _set_aside(path)
-        past = [path for number, path in numbered if number <= step and (self._begun or number == step)]
+        past = [path for number, path in found if number <= step and (self._begun or number == step)]
         self._begun = True
         for path in past[: -self.keep]:
             if not self._is_protected(path):
@@ -123,17 +120,6 @@ class RunDirectory:
         here = path.resolve().parent == self.path.resolve()
         self._protected, self._ours, self._begun = path.stat() if here else None, False, here
         return here
-
-    def newest(self, say: Callable[[str], object]) -> Path | None:
-        """The newest checkpoint that verifies; `say` hears why those before it do not."""
-        for path in checkpoint.candidates(self.path):
-            try:
-                checkpoint.verify(path)
-            except CheckpointError as error:
-                say(f"skipped: {error}")
-            else:
-                return path
-        return None
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -243,4 +229,4 @@ def choose_checkpoint(
         return resume
     if run is None:
         raise ValueError("Trainer: resume='auto' looks for checkpoints in save_dir, which is None")
-    return run.newest(say)
+    return checkpoint.latest(run.path, lambda error: say(f"skipped: {error}"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -53,11 +53,12 @@ class Feed:
         """The epoch of the last update, from 1."""
         return max(1, self.place.epoch + (self.place.consumed > 0))
 
-    def open(self, replay: bool = True) -> list[str]:
+    def open(self, replay: bool = True, more: Sequence[str] = ()) -> list[str]:
         """Take up the place.
 
         Args:
             replay: False if no batch will be asked for.
+            more: what else will differ, if batches will be asked for.
 
         Returns:
             What will differ from the run that was saved, in words; it is warned of, too.
@@ -71,6 +72,7 @@ class Feed:
         saved = place.now or place.begun
         different: list[str] = []
         if replay:
+            different += more
             names = set() if saved is None else saved.keys() ^ self._sources.keys()
             mine = f"cuda:{self.device.index or 0}" if self.device.type == "cuda" else ""
             odd = [name for name in names if not name.startswith("cuda:") or name == mine]

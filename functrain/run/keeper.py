@@ -16,7 +16,7 @@ class Keeper:
     Args:
         saver: who writes.
         progress: what the run remembers; its best is what is on disk.
-        where: where the run stands; there is nothing to save yet.
+        where: where the run stands, if that is on disk or not worth it; None if it is to be saved.
     """
 
     def __init__(self, saver: Saver, progress: Progress, where: object) -> None:

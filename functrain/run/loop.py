@@ -31,6 +31,7 @@ from functrain.run.progress import Progress
 from functrain.run.recipe import update_from
 from functrain.run.saving import Order, Saved, Saver
 from functrain.run.stopping import Stop, stop_on_signals
+from functrain.run.streams import own_streams
 from functrain.run.telling import Teller
 from functrain.state import TrainState
 from functrain.step import Step
@@ -240,7 +241,9 @@ class Loop(ABC):
     def _begin(self) -> None:
         """Take up the place, and say so."""
         done = self._over() or self.cadence.without_batches(self.updates, self.feed.place)
-        different = self.feed.open(replay=not done)
+        own = ", ".join(own_streams(self.model.module)) if self._resumed else ""
+        more = [f"the module draws from {own}, which no checkpoint has"] if own else []
+        different = self.feed.open(replay=not done, more=more)
         self.journal.restart(self.feed)
         new = self._resumed or not self.updates  # and not a further train() of the same run
         path, resumed, self._resumed = self.run.path if self.run and new else None, self._resumed, None

@@ -1,4 +1,4 @@
-"""What the Trainer's arguments mean: which loss, which precision, which window, and what there is not yet."""
+"""What the Trainer's arguments mean to a run: which loss, which precision, how a window becomes an update."""
 
 from __future__ import annotations
 

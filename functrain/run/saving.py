@@ -63,7 +63,7 @@ class Saver:
             state: what is written; in the background, a copy of it on the CPU.
             meta: what is beside it; it must not change any more.
             order: what it is called.
-            wait: not in the background.
+            wait: write it here and now, even if others are written in the background.
 
         Raises:
             CheckpointError: it could not be written.

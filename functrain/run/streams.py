@@ -66,6 +66,12 @@ def streams(*loaders: object) -> dict[str, Stream]:
     return found
 
 
+def own_streams(module: torch.nn.Module) -> list[str]:
+    """The names of the random streams that a module's forward pass may draw from, beside torch's own."""
+    parts = module.named_modules()
+    return [f"{path}.{name}".lstrip(".") for path, part in parts for name, x in vars(part).items() if _stream(x)]
+
+
 def capture(sources: Mapping[str, Stream]) -> States:
     """The state of every stream."""
     return {name: stream.get() for name, stream in sources.items()}

@@ -96,16 +96,17 @@ FAULTS = (
     mutant(
         "CKPT-5: the newest by name, not by number",
         "checkpoint/listing.py",
-        "(int(match[1]), path) for path in where",
-        "(match[1], path) for path in where",
+        "(int(match[1]), path) for path in found",
+        "(match[1], path) for path in found",
         DAMAGE + "test_ckpt_5_latest_is_the_newest_by_number_that_verifies",
     ),
     mutant(
         "CKPT-5: the newest, whole or not",
         "checkpoint/listing.py",
         "            verify(path)\n",
-        "",
+        "            path.stat()\n",
         DAMAGE + "test_ckpt_5_latest_is_the_newest_by_number_that_verifies",
+        "trainer/test_directory.py::test_ckpt_5_auto_takes_the_newest_that_verifies_and_names_each_that_it_skips",
     ),
     mutant(
         "CKPT-9: tensors go where the file says they were",

@@ -172,8 +172,8 @@ FAULTS = (
     mutant(
         "resume: a run that is over is warned of what will differ",
         FEED,
-        "        if replay:\n            names =",
-        "        if True:\n            names =",
+        "        if replay:\n            different += more\n",
+        "        if True:\n            different += more\n",
         SAID + "7_a_run_that_is_over_or_has_not_begun_is_warned_of_nothing",
     ),
     mutant(
@@ -239,5 +239,12 @@ FAULTS = (
         "return place._replace(now=capture(self._sources), loader=state)",
         "return place._replace(now=capture(self._sources) if torch.rand(1) >= 0 else None, loader=state)",
         "trainer/resume/test_workers.py::test_res_4_asynchronous_saves_validations_with_workers_and_logs_leave_no_trace",
+    ),
+    mutant(
+        "resume: a module's own random numbers are passed over in silence",
+        "run/loop.py",
+        'own = ", ".join(own_streams(self.model.module)) if self._resumed else ""',
+        'own = ""',
+        "trainer/resume/test_inexact.py::test_res_7_a_module_with_random_numbers_of_its_own_is_named_and_differs",
     ),
 )

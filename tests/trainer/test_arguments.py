@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from functrain import checkpoint, tree
@@ -17,26 +17,7 @@ from functrain.optimizers.adaptive import adam
 from functrain.optimizers.momentum import sgd
 from functrain.run.early import EarlyStopping
 from functrain.trainer import Trainer
-
-
-class Weight(nn.Module):
-    """One number; a batch multiplies it."""
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.zeros((), dtype=dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.w * x
-
-
-def product(m: nn.Module, x: Tensor) -> Tensor:
-    return m(x).mean()
-
-
-def ones(*sizes: int) -> list[Tensor]:
-    return [torch.ones(n, dtype=torch.float64) for n in sizes]
-
+from tests.networks import Weight, ones, product
 
 UNKNOWN = (
     "is a function of the number of updates, which nobody knows, since the train loader has no length; hint: max_steps="

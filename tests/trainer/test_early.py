@@ -148,7 +148,7 @@ def test_a_number_that_may_come_or_came_is_no_error(monitor: str, records: list[
         (EarlyStopping(-3), "EarlyStopping: patience must be an integer >= 1, got -3"),
         (EarlyStopping(2, -0.1), "EarlyStopping: min_delta must be >= 0 and finite, got -0.1"),
         (EarlyStopping(2, NAN), "EarlyStopping: min_delta must be >= 0 and finite, got nan"),
-        (EarlyStopping(2, 0.0, "val_loss", WRONG), "EarlyStopping: mode must be 'min' or 'max', got 'least'"),  # type: ignore[arg-type]
+        (EarlyStopping(2, 0.0, "val_loss", WRONG), "EarlyStopping: mode must be 'min' or 'max', got 'least'"),
     ],
     ids=str,
 )

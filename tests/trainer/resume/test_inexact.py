@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from functrain.optimizers.momentum import sgd
+from functrain.trainer import Trainer
 from tests.trainer.resume.data import Data
 from tests.trainer.resume.subjects import Run, assert_same_end, end_of, resumed, saving
 
@@ -133,3 +137,31 @@ def test_res_7_a_shuffled_val_loader_of_another_size_is_no_difference(tmp_path: 
     a, b = expected, end_of(trainer)
     same = {"history": [], "best": 0.0}
     assert_same_end(a | same, b | same, files["03-1.pt"])
+
+
+class Draws(nn.Module):
+    """Noise from a generator of its own, which is in no file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = nn.Identity()
+        self.noise.bits, self.w = torch.Generator().manual_seed(3), nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.w * x * torch.rand(x.shape, generator=self.noise.bits)).sum()
+
+
+def test_res_7_a_module_with_random_numbers_of_its_own_is_named_and_differs(tmp_path: Path) -> None:
+    def make(**kwargs: Any) -> Trainer:
+        return Trainer(Draws(), sgd(0.1), [torch.ones(2)] * 6, max_epochs=1, **kwargs)
+
+    whole = make()
+    whole.train()
+    first = make(save_dir=tmp_path)
+    first.callbacks.append(lambda event, t: t.stop() if event == "update" and t.updates == 3 else None)
+    first.train()
+    again = make(resume=tmp_path / "last.pt")
+    message = "resume is not exact: the module draws from noise.bits, which no checkpoint has"
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        again.train()
+    assert not torch.equal(again.state.params["w"], whole.state.params["w"])
