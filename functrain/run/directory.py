@@ -74,7 +74,8 @@ class RunDirectory:
         with nullcontext() if self._locked else self._alone():
             protected = self._is_protected(path)
             if not self._begun and path.is_file():
-                _set_aside(path)
+                with _told(path):
+                    _set_aside(path)
             checkpoint.save(path, tree, meta=meta)
             with _told(path):
                 if protected:  # saved anew: another file, which is to stay as the old one was
