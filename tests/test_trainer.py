@@ -165,7 +165,7 @@ def test_a_compiled_run_computes_what_an_eager_one_does() -> None:
     def run(compiled: bool) -> Tensor:
         torch.manual_seed(0)
         trainer = Trainer(
-            nn.Linear(3, 1), adamw(0.1), regression(24, shuffle=False), regression(24, shuffle=False),
+            nn.Linear(3, 2), adamw(0.1), regression(24, shuffle=False), regression(24, shuffle=False),
             loss_fn=F.mse_loss, max_epochs=2, grad_accum_steps=3, compile=compiled,
         )  # fmt: skip
         trainer.train()

@@ -61,6 +61,7 @@ def test_show_prints_how_far_a_trainers_run_was(tmp_path: Path) -> None:
     assert any(line.split() == ["step", "int64", "()", "8", "3"] for line in lines)
 
 
+@pytest.mark.long
 def test_show_of_three_hundred_leaves_is_a_line_a_leaf_and_a_group(tmp_path: Path) -> None:
     leaves = {group: {f"{i}.weight": torch.zeros(i) for i in range(100)} for group in ("params", "mu", "nu")}
     checkpoint.save(tmp_path / "a.pt", leaves)
@@ -75,6 +76,7 @@ def test_show_of_three_hundred_leaves_is_a_line_a_leaf_and_a_group(tmp_path: Pat
     assert max(map(len, body)) < 60
 
 
+@pytest.mark.long
 def test_show_of_a_directory_lists_its_checkpoints_and_why_one_is_not_whole(tmp_path: Path) -> None:
     for n in (2, 10, 9):
         checkpoint.save(tmp_path / f"step-{n}.pt", {"n": n})
@@ -114,6 +116,7 @@ def test_verify_prints_a_line_a_file_and_its_status_says_whether_all_are_whole(t
     assert run("verify", "e", cwd=tmp_path) == (1, "not      e: No such file or directory\n", "")
 
 
+@pytest.mark.long
 def test_export_writes_the_weights_and_with_ema_their_mean(tmp_path: Path) -> None:
     trainer = trained(tmp_path / "run", ft.chain(ft.sgd(0.1), ft.params_ema(0.9)))
     out = tmp_path / "w.safetensors"
@@ -148,6 +151,7 @@ def test_each_mistake_is_worded_and_has_its_status(tmp_path: Path) -> None:
     assert run("--help")[0] == 0
 
 
+@pytest.mark.long
 def test_a_reader_who_leaves_early_hears_nothing(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pt", {str(i): torch.zeros(1) for i in range(5_000)})
     child = subprocess.Popen([*RUN, "show", str(tmp_path / "a.pt")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -160,6 +164,7 @@ def test_a_reader_who_leaves_early_hears_nothing(tmp_path: Path) -> None:
     assert child.wait() == 1
 
 
+@pytest.mark.long
 def test_names_are_printed_where_the_terminal_knows_ascii_alone(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pt", {"é×": torch.zeros(2, 2)})
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -207,7 +207,7 @@ def test_an_average_in_half_precision_parameters_keeps_what_they_cannot() -> Non
     assert average[0].item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["rule", "torchs"])
+@pytest.mark.parametrize("kind", ["rule", pytest.param("torchs", marks=pytest.mark.long)])
 def test_the_command_line_exports_the_average(kind: str, tmp_path: Path) -> None:
     trainer = trainer_of(kind, save_dir=tmp_path)
     trainer.train()

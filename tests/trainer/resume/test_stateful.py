@@ -27,7 +27,10 @@ RUNS: dict[str, Run] = {
 }
 
 
-@pytest.mark.parametrize("what", RUNS)
+LONG = {"a stateful dataset in workers, in threes", "a stateful dataset in workers, carried", "a state now and then"}
+
+
+@pytest.mark.parametrize("what", [pytest.param(x, marks=[pytest.mark.long] if x in LONG else []) for x in RUNS])
 def test_res_1_a_stateful_loader_goes_on_exactly_from_everywhere(tmp_path: Path, what: str) -> None:
     run = RUNS[what]
     expected = whole(run)
