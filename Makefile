@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 .NOTPARALLEL:  # targets share .venv, and two cores
-.PHONY: help demo test test-long lint bench clean
+.PHONY: help demo test test-long lint bench examples pictures docs clean
 
 help:
 	@echo 'Targets:'
@@ -28,20 +28,30 @@ test: $(VENV)/.installed-dev  ## laws, oracles, doctests: minutes
 	$(PYTEST) -m "not long"
 
 test-long: export HYPOTHESIS_PROFILE = long
-test-long: $(VENV)/.installed-interop  ## more draws of every property, real processes, other libraries, planted faults
+test-long: $(VENV)/.installed-long  ## more draws, real processes, other libraries, a browser, planted faults
 	$(PYTEST) -m long
 	$(PY) -m tests.mutants
 
 lint: $(VENV)/.installed-dev  ## ruff and mypy
-	$(PY) -m ruff check functrain tests examples
-	$(PY) -m ruff format --check functrain tests examples
+	$(PY) -m ruff check functrain tests examples docs/hooks
+	$(PY) -m ruff format --check functrain tests examples docs/hooks
 	$(PY) -m mypy
 
 bench: $(VENV)/.installed-dev  ## measured ratios beside their goals
 	$(PY) -m tests.benchmarks
 
+examples: $(VENV)/.installed-long  ## every program of examples/ in full, below runs/
+	$(PY) -m tests.programs
+
+pictures: $(VENV)/.installed-long  ## draw docs/pictures/ anew, from the pages and the programs that draw
+	$(PY) -m tests.pages
+	$(PY) -m tests.programs --pictures
+
+docs: $(VENV)/.installed-docs  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict  # the variable silences what Material says of its successor
+
 clean:  ## remove caches and build outputs; .venv and runs/ stay, since they cost minutes
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an install that broke off is taken up again; so is a .venv made by hand.
@@ -53,9 +63,13 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@$(call install,.[dev])
 	@touch $@ $(VENV)/.installed-demo
 
-$(VENV)/.installed-interop: pyproject.toml constraints.txt
-	@$(call install,.[dev$(comma)interop])
-	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed-demo
+$(VENV)/.installed-docs: pyproject.toml constraints.txt
+	@$(call install,.[docs])
+	@touch $@
+
+$(VENV)/.installed-long: pyproject.toml constraints.txt
+	@$(call install,.[dev$(comma)interop$(comma)examples$(comma)docs$(comma)browser])
+	@touch $@ $(VENV)/.installed-docs $(VENV)/.installed-dev $(VENV)/.installed-demo
 
 comma := ,
 

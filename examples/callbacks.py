@@ -9,6 +9,7 @@ two leave no trace, before training or within: the step is pure, so they walk fr
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import time
@@ -28,12 +29,11 @@ from functrain.run.streams import capture, restore, streams
 
 def norms(logger: Logger, every: int = 100) -> Callable[[str, ft.Trainer], object]:
     """Log the norm of each layer's weights, and that of the update over it, once in so many updates."""
-    at, old = -1, dict[str, Tensor]()  # an update, and the parameters after it
+    kept = dict[int, dict[str, Tensor]]()  # by update, the parameters after it
 
     def callback(event: str, trainer: ft.Trainer) -> None:
-        nonlocal at, old
         now, params = trainer.updates, dict(trainer.state.params)
-        if event == "update" and now % every == 0 and at == now - 1:
+        if event == "update" and now % every == 0 and (old := kept.pop(now - 1, {})):
             record: dict[str, object] = {"step": now, "epoch": trainer.epoch}
             for layer in dict.fromkeys(name.rpartition(".")[0] for name in params):
                 own = [k for k in params if k.rpartition(".")[0] == layer]
@@ -41,7 +41,7 @@ def norms(logger: Logger, every: int = 100) -> Callable[[str, ft.Trainer], objec
                 record |= {f"norm/{layer}": norm.item(), f"ratio/{layer}": (moved / norm).item()}
             logger.log(record)
         if event == "update" and (now + 1) % every == 0:
-            at, old = now, ft.tree.map(torch.clone, params)  # a compiled update writes the next ones over these
+            kept[now] = ft.tree.map(torch.clone, params)  # a compiled update writes the next ones over these
 
     return callback
 
@@ -71,14 +71,13 @@ def dry_run(trainer: ft.Trainer) -> str:
     small = copy.copy(trainer.evaluation)
     small.loader = peek(small.loader or [], 1, trainer.device)
     told += f", validation loss {small.measure(trainer.averaged)['loss'] if small.loader else math.nan:.3f}"
-    size, seconds = sum(x.nbytes for x in ft.tree.leaves(state)), time.perf_counter() - began
-    return f"{told}, state {size:,} bytes, at most {torch.cuda.max_memory_allocated():,} on a GPU, {seconds:.2f} s"
+    told += f", state {sum(x.nbytes for x in ft.tree.leaves(state)):,} bytes"
+    return f"{told}, at most {torch.cuda.max_memory_allocated():,} on a GPU, {time.perf_counter() - began:.2f} s"
 
 
 def find_rate(trainer: ft.Trainer, n: int = 100) -> float:
     """A tenth of the learning rate at which the loss was least, while it rose from 1e-5 to 10 over n batches."""
-    batches, state = peek(trainer.feed.loader, n, trainer.device), ft.tree.map(torch.clone, trainer.state)
-    curve: list[tuple[float, float]] = []  # loss, rate
+    batches, state, curve = peek(trainer.feed.loader, n, trainer.device), ft.tree.map(torch.clone, trainer.state), []
     for rate, batch in zip(torch.logspace(-5, 1, len(batches)).tolist(), batches, strict=True):
         state, metrics = trainer.step(state._replace(opt_state=ft.tree.set(state.opt_state, learning_rate=rate)), batch)
         if not all(math.isclose(x, rate, rel_tol=1e-5) for name, x in metrics.items() if "learning_rate" in name):
@@ -97,7 +96,7 @@ def moons(n: int, seed: int) -> TensorDataset:
     return TensorDataset(arcs[y, torch.arange(n)] + 0.1 * torch.randn(n, 2, generator=draw), y)
 
 
-def main(epochs: int = 20, file: Path = Path("runs/callbacks/norms.jsonl")) -> None:
+def main(epochs: int, file: Path = Path("runs/callbacks/norms.jsonl")) -> None:
     """Find a rate, train with it, and show the last norms."""
     torch.manual_seed(0)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,4 +115,7 @@ def main(epochs: int = 20, file: Path = Path("runs/callbacks/norms.jsonl")) -> N
 
 
 if __name__ == "__main__":
-    main()
+    (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument(
+        "--short", action="store_true"
+    )
+    main(epochs=2 if parser.parse_args().short else 20)

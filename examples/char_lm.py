@@ -3,6 +3,7 @@
     python examples/char_lm.py              # or `make demo`: two minutes on two cores, into runs/char_lm
     python examples/char_lm.py --resume     # goes on where Ctrl-C, or a crash, ended it
     python examples/char_lm.py --text my.txt --steps 2000
+    python examples/char_lm.py --optimizer lion --lr 3e-4 --out runs/lion
 
 The text is what `help("topics")` shows: 465,000 characters that every Python brings along. The last tenth is kept for
 validation, and `validation loss` is measured on all of it with the best weights: the mean of -log p(character), in
@@ -140,6 +141,8 @@ def main() -> None:
     parser.add_argument("--text", type=Path, metavar="FILE", help="learn this text instead")
     parser.add_argument("--out", type=Path, default=Path("runs/char_lm"), help="directory of the run (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--short", action="store_true", help="a tiny model, for seconds")
+    parser.add_argument("--optimizer", choices=["adamw", "lion"], default="adamw", help="(%(default)s)")
     parser.add_argument("--steps", type=int, default=700, help="updates (%(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="B, windows an update (%(default)s)")
     parser.add_argument("--context", type=int, default=128, help="T, characters a window (%(default)s)")
@@ -149,6 +152,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and the sample (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     args = parser.parse_args()
+    if args.short:
+        args.steps, args.batch, args.context, args.width, args.layers = 60, 8, 32, 32, 1
 
     text = args.text.read_text("utf-8") if args.text else "".join(topics[name] for name in sorted(topics))
     vocabulary = sorted(set(text))
@@ -161,10 +166,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     gpt = GPT(len(vocabulary), args.context, args.width, max(1, args.width // 32), args.layers)
     rate = ft.schedules.warmup_cosine_decay_schedule(0.0, args.lr, args.steps // 10, args.steps, args.lr / 20)
+    rule = {"adamw": ft.adamw, "lion": ft.lion}[args.optimizer]
     matrices = ft.mask_by(lambda path, p: p.ndim >= 2)
     trainer = ft.Trainer(
         gpt,
-        ft.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.1, mask=matrices),
+        rule(rate, b1=0.9, b2=0.99, weight_decay=0.1, mask=matrices),
         DataLoader(Windows(train, args.context), args.batch, shuffle=True),
         once_through(val, 4 * args.batch, args.context),
         device=args.device,

@@ -15,6 +15,7 @@ Shapes: B windows in a batch, T bytes in a window.
 
 from __future__ import annotations
 
+import argparse
 from pydoc_data.topics import topics
 from types import ModuleType
 
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 import functrain as ft
 
-T, B, UPDATES = 8, 32, 200
+T, B = 8, 32
 
 
 def network() -> nn.Sequential:
@@ -35,24 +36,26 @@ def network() -> nn.Sequential:
     )
 
 
-def batches() -> list[tuple[Tensor, Tensor]]:
+def batches(updates: int) -> list[tuple[Tensor, Tensor]]:
     """Windows from all over the text, (B, T), each with the byte that follows it, (B,)."""
     text = torch.tensor(list("".join(topics[name] for name in sorted(topics)).encode()))
-    starts = torch.randint(len(text) - T, (UPDATES, B, 1), generator=torch.Generator().manual_seed(0))
+    starts = torch.randint(len(text) - T, (updates, B, 1), generator=torch.Generator().manual_seed(0))
     return [(text[i + torch.arange(T)], text[i.squeeze() + T]) for i in starts]
 
 
-def train(optim: ModuleType, mixed: bool = False) -> tuple[torch.optim.Optimizer, dict[str, Tensor], Tensor]:
+def train(
+    optim: ModuleType, mixed: bool = False, updates: int = 200
+) -> tuple[torch.optim.Optimizer, dict[str, Tensor], Tensor]:
     """The loop; nothing in it knows which module `optim` is. Returns the optimizer, the weights and the losses."""
     model = network().to(torch.float32 if mixed else torch.float64)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = optim.AdamW(groups, lr=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=UPDATES)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=updates)
     scaler = torch.amp.GradScaler("cpu", growth_interval=50)
     losses = []
-    for x, y in batches():
+    for x, y in batches(updates):
         with torch.autocast("cpu", torch.float16, enabled=mixed):
             loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
@@ -66,15 +69,15 @@ def train(optim: ModuleType, mixed: bool = False) -> tuple[torch.optim.Optimizer
     return optimizer, dict(model.state_dict()), torch.stack(losses)
 
 
-def main() -> None:
+def main(updates: int = 200) -> None:
     """The comparison, and what else there is."""
-    theirs, expected, _ = train(torch.optim)
-    _, weights, losses = train(ft.optim)
+    theirs, expected, _ = train(torch.optim, updates=updates)
+    _, weights, losses = train(ft.optim, updates=updates)
     apart = max(((w - expected[key]).norm() / expected[key].norm()).item() for key, w in weights.items())
     print(
         f"float64: loss {losses[:10].mean():.3f} -> {losses[-10:].mean():.3f}, weights {apart:.0e} from torch.optim's"
     )
-    pair = [train(optim, mixed=True)[2][-10:].mean() for optim in (torch.optim, ft.optim)]
+    pair = [train(optim, True, updates)[2][-10:].mean() for optim in (torch.optim, ft.optim)]
     print(f"float16: loss at the end {pair[0]:.3f} with torch.optim, {pair[1]:.3f} with functrain.optim")
 
     ours = ft.from_torch(theirs)  # goes on where torch's optimizer is, over the same parameters
@@ -87,7 +90,7 @@ def main() -> None:
     print(f"create_optimizer: {type(lion).__name__}; configure_optimizer, parameters: {', '.join(decays)}")
 
     tx = adamw.as_transform()  # the same optimizer as a pure function: here, its first update at five learning rates
-    batch = batches()[0]
+    batch = batches(1)[0]
     loss = ft.functionalize(model).loss(F.cross_entropy)
     params = {name: p.detach() for name, p in model.named_parameters()}
     grads, state = torch.func.grad(loss)(params, batch), tx.init(params)
@@ -101,5 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="fewer updates")
     torch.set_num_threads(1)  # a second one costs models of this size more than it brings
-    main()
+    main(*((40,) if parser.parse_args().short else ()))

@@ -109,7 +109,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> types.ModuleType:
-    """`plot` is imported when it is asked for, so that `python -m functrain.plot` runs it once."""
+    """`plot` is imported when it is asked for."""
     if name == "plot":
         return importlib.import_module("functrain.plot")
     raise AttributeError(f"module 'functrain' has no attribute {name!r}")

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor
 
 from functrain import tree
 from functrain.donation import check_tree
+from functrain.hints import check_tensors, explain_update, instead_of_rule
 from functrain.holes import fill, has_holes, normalise, punch, punch_inside
 from functrain.record import Call, Recorded, check_picklable, replay, show
 from functrain.tree import Mismatch, Tree
@@ -56,9 +56,9 @@ class GradientTransformation(_Halves):
     may be plainer: an update without a default for `params` cannot do without them, and one that declares `needs`
     receives those extras by keyword and no others.
 
-    What is called is that pair with its manners: integer parameters, missing parameters or extras, and trees that do
-    not correspond are errors that name the rule and the leaf; a gradient that is missing (a hole, `()` or None) leaves
-    its parameter and its part of the state as they are.
+    What is called is that pair with its manners: integer parameters, missing parameters or extras, leaves that are no
+    tensors, and trees that do not correspond are errors that name the rule and the leaf; a gradient that is missing (a
+    hole, `()` or None) leaves its parameter and its part of the state as they are.
 
     Args:
         init: from parameters to a state, a tree of tensors in dict, list, tuple and NamedTuple.
@@ -146,11 +146,8 @@ def rule(factory: Callable[P, R]) -> Callable[P, R]:
 def _mannered_init(name: str, init: Callable[..., Tree]) -> Init:
     def mannered(params: Tree) -> Tree:
         params = normalise(params)
+        check_tensors(name, "parameter", params)
         for path, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
-            if not isinstance(leaf, Tensor):
-                raise TypeError(
-                    f"{name}: parameter {path!r} is a {type(leaf).__name__}, not a tensor; hint: torch.tensor makes one"
-                )
             if not (leaf.is_floating_point() or leaf.is_complex()):
                 raise TypeError(
                     f"{name}: parameter {path!r} has dtype {leaf.dtype}, which has no gradient; "
@@ -177,6 +174,9 @@ def _mannered_update(name: str, update: Callable[..., tuple[Tree, Tree]], needs:
             new: object = update(updates, state, params, **given)
         except Mismatch as mismatch:
             new = around_holes(functools.partial(update, **given), updates, state, params, name, mismatch)
+        except (TypeError, AttributeError, RuntimeError) as error:
+            explain_update(error, name, updates, state, params)
+            raise
         return cast("tuple[T, S]", new)  # a rule keeps both structures: the law `stable`
 
     return mannered
@@ -193,7 +193,7 @@ def around_holes(
     """The update of the leaves that have a gradient; the state of the others stays as it was.
 
     Raises:
-        ValueError: holes do not explain the mismatch.
+        ValueError, TypeError: holes do not explain the mismatch; a leaf is no tensor.
     """
     try:
         if not has_holes(updates):
@@ -206,6 +206,8 @@ def around_holes(
         new_updates, new_state = update(updates, punch_inside(state, updates, whole), smaller)
         return new_updates, fill(new_state, state)
     except Mismatch as found:
+        check_tensors(name, "update", updates)
+        check_tensors(name, "parameter", params)
         raise ValueError(
             f"{name}: {found}; hint: updates, state and params must come from one tree of parameters"
         ) from None
@@ -249,7 +251,7 @@ def apply_updates(params: T, updates: Tree) -> T:
     A parameter whose update is a hole stays the tensor that it was.
 
     Raises:
-        ValueError: the trees do not correspond; the message names the leaf.
+        ValueError, TypeError: the trees do not correspond, or a leaf is no tensor; the message names it.
     """
 
     def add(updates: Tree, state: Tree, params: Tree) -> tuple[Tree, Tree]:
@@ -259,6 +261,9 @@ def apply_updates(params: T, updates: Tree) -> T:
         return cast("T", add(updates, (), params)[0])  # p + u has the shape and dtype of p
     except Mismatch as mismatch:
         return fill(cast("T", around_holes(add, updates, (), params, "apply_updates", mismatch)[0]), params)
+    except (TypeError, AttributeError, RuntimeError) as error:
+        explain_update(error, "apply_updates", updates, (), params)
+        raise
 
 
 class UpdateAndApply:
@@ -281,5 +286,10 @@ def update_and_apply(tx: GradientTransformation) -> UpdateAndApply:
     """One step of a rule as one pure function: `(grads, state, params) -> (params, state)`.
 
     Compile it with `ft.jit(ft.update_and_apply(tx))` for a loop of your own.
+
+    Raises:
+        TypeError: it is no transformation.
     """
+    if not isinstance(tx, GradientTransformation):
+        raise TypeError(f"update_and_apply: tx is a {instead_of_rule(tx)}")
     return UpdateAndApply(tx)

@@ -21,7 +21,7 @@ from functrain import tree
 from functrain.base import UpdateAndApply
 from functrain.donation import check, check_tree, consume
 from functrain.gradient import functional
-from functrain.state import TrainState, unshared
+from functrain.state import TrainState, check_state, unshared
 from functrain.step import Metrics, Step
 from functrain.tree import Tree
 from functrain.window import Gradients, fold, split
@@ -117,24 +117,26 @@ class CompiledStep(Step):
         """One update from a whole batch."""
         if functional():
             return super().__call__(state, batch, **extra)
-        check("step", state.step)
+        check_state("step", state)
         if self.accumulate > 1:
             acc = None
             for piece in split(batch, self.accumulate):
                 acc = self.gradients(state, piece, acc)
             assert acc is not None  # accumulate > 1
             return self.apply(state, acc, **extra)
-        with self.randomness(state, 0):
+        self.look()
+        with self.randomness(state, 0), self._explained(state, batch):
             return self._run(self._whole, state, batch, **extra)
 
     def gradients(self, state: TrainState, batch: Tree, acc: Gradients | None = None) -> Gradients:
         """The gradient of a micro-batch, folded into `acc`, which is donated."""
         if functional():
             return super().gradients(state, batch, acc)
-        check("step.gradients", state.step)
+        check_state("step.gradients", state)
+        self.look()
         piece = 0 if acc is None else int(acc.pieces)
         pieces = torch.tensor(piece + 1, dtype=torch.int64)
-        with self.randomness(state, piece), torch.no_grad():
+        with self.randomness(state, piece), torch.no_grad(), self._explained(state, batch):
             if acc is None:
                 fresh = cast("Gradients", self._first(_bare(state), batch, state.buffers))  # what micro returns
                 return fresh._replace(pieces=pieces)
@@ -148,7 +150,7 @@ class CompiledStep(Step):
         """The update that this window's gradient makes."""
         if functional():
             return super().apply(state, acc, **extra)
-        check("step.apply", state.step)
+        check_state("step.apply", state)
         check("step.apply", acc.pieces)
         return self._run(self._last, state, acc._replace(pieces=_HOLE), **extra)
 
@@ -162,6 +164,16 @@ class CompiledStep(Step):
         new = state if self.donate else result[0]
         self._known = state.step + 1
         return new._replace(step=self._known, seed=state.seed), result[1]
+
+    @contextmanager
+    def _explained(self, state: TrainState, batch: Tree) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, torch._dynamo.exc.Unsupported):
+                error.add_note("jit: the step raised while it was traced; hint: without ft.jit it raises its own error")
+            self.explain(error, state, batch)
+            raise
 
     # --- the graphs
 

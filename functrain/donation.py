@@ -35,6 +35,13 @@ def check(where: str, tensor: object) -> None:
         )
 
 
+def check_leaves(where: str, anything: object) -> None:
+    """The same for a tree that has the state somewhere in it."""
+    if _consumed:
+        for x in tree.leaves(anything):
+            check(where, x)
+
+
 def check_tree(where: str, state: object) -> None:
     """The same for a state that is told by its first tensor."""
     if not torch.compiler.is_compiling() and _consumed:  # in this order: a graph must not guard on the set

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import disable_saved_tensors_hooks
 
 from functrain import tree
+from functrain.hints import Part, batch_of, instead, note, parameters
 from functrain.loss import Loss, LossOut, differentiable, read, run
 from functrain.tree import Tree
 
@@ -88,12 +89,18 @@ def value_and_grad(
         engine: "func" for torch.func, "autograd" for torch.autograd, "auto" for the one that is right.
 
     Raises:
-        ValueError, TypeError: the loss is not a 0-dim floating tensor, or an argument has no gradient.
+        ValueError, TypeError: the loss is not a 0-dim floating tensor, an argument has no gradient or is not there.
     """
     if engine not in ("auto", "func", "autograd"):
         raise ValueError(f"value_and_grad: engine must be 'auto', 'func' or 'autograd', got {engine!r}")
+    if not (callable(loss) or isinstance(loss, Loss)):
+        raise TypeError(
+            f"value_and_grad: a loss is a function of trees or model.loss(criterion), got {type(loss).__name__}"
+        )
 
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if not all(isinstance(i, int) for i in numbers):
+        raise TypeError(f"value_and_grad: argnums must be an integer or several, got {argnums!r}")
     held = loss if isinstance(loss, Loss) else None
 
     def evaluate(*args: Tree, **kwargs: Tree) -> tuple[Tensor, Tree]:
@@ -111,11 +118,25 @@ def value_and_grad(
 
     def call(*args: Tree, **kwargs: Tree) -> tuple[object, Tree]:
         for i in numbers:
+            if not -len(args) <= i < len(args):
+                raise ValueError(
+                    f"value_and_grad: argnums={argnums}, and the call has {len(args)} arguments by position; "
+                    "hint: give what is differentiated by position, and count from 0"
+                )
             _check_differentiable(args[i])
-        if engine == "func" or (engine == "auto" and composes(args, kwargs)):
-            grads, out = torch.func.grad_and_value(evaluate, argnums=numbers, has_aux=True)(*args, **kwargs)
-        else:
-            out, grads = by_autograd(*args, **kwargs)
+        if held is not None and (len(args) != 2 or kwargs):
+            raise TypeError(
+                f"value_and_grad: a model's loss is called as (params, batch), got {len(args) + len(kwargs)} "
+                "arguments; hint: (params, (x, y))"
+            )
+        try:
+            if engine == "func" or (engine == "auto" and composes(args, kwargs)):
+                grads, out = torch.func.grad_and_value(evaluate, argnums=numbers, has_aux=True)(*args, **kwargs)
+            else:
+                out, grads = by_autograd(*args, **kwargs)
+        except Exception as error:
+            note(error, "value_and_grad", *_called(args))
+            raise
         return (out if has_aux else out[0]), (grads[0] if isinstance(argnums, int) else grads)
 
     return call
@@ -124,20 +145,30 @@ def value_and_grad(
 def loss_and_grad(
     loss: Loss, params: T, frozen: Tree, buffers: Tree, batch: Tree, scale: Tensor | None = None
 ) -> tuple[LossOut, T]:
-    """A loss taken apart, detached unless the gradient composes, and the gradient of `scale` times its mean."""
+    """A loss taken apart, detached unless the gradient composes, and the gradient of `scale` times its mean.
+
+    Raises:
+        ValueError: by autograd, the loss weighs something and was computed from no parameter: nothing would be trained.
+    """
     if composes(params, frozen, buffers, batch):
 
         def objective(params: Tree) -> tuple[Tensor, LossOut]:
             out = run(loss, params, frozen, buffers, batch)
             return _scaled(out.mean, scale), out
 
-        found, (_, out) = torch.func.grad_and_value(objective, has_aux=True)(params)
-        return out, cast("T", found)  # a gradient has the structure of its argument
+        derived, (_, out) = torch.func.grad_and_value(objective, has_aux=True)(params)
+        return out, cast("T", derived)  # a gradient has the structure of its argument
     fresh = _fresh(params)
     with _autograd(loss.opaque), loss.hold(fresh, frozen, buffers) as evaluate:
         out = evaluate(batch)
-        (grads,) = _backward(_scaled(out.mean, scale), [fresh])
-    return detach(out), cast("T", grads)  # a gradient has the structure of its argument
+        found = _derivatives(_scaled(out.mean, scale), tree.leaves(fresh))
+        if all(g is None for g in found) and bool(out.weight != 0):
+            raise ValueError(
+                "train_step: the loss does not depend on any parameter that trains; hint: compute it from those that "
+                "it is given (a model's, with the module m), without .detach(), .item() or torch.no_grad()"
+            )
+        grads = tree.unflatten(fresh, _zeros_for(found, tree.leaves(fresh)))
+    return detach(out), grads
 
 
 def detach(tree_: T) -> T:
@@ -199,9 +230,22 @@ def _check_differentiable(params: Tree) -> None:
     """Raise TypeError if a leaf has no gradient."""
     for i, x in enumerate(tree.leaves(params)):
         if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()):
-            kind = f"of dtype {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            place = f"leaf {tree.paths(params)[i]!r}" if tree.paths(params)[i] else "the argument"
-            raise TypeError(f"value_and_grad: {place} is {kind}, which has no gradient; hint: choose other argnums")
+            path = tree.paths(params)[i]
+            place = f"leaf {path!r}" if path else "the argument"
+            if not isinstance(x, Tensor):
+                kind = f"{type(x).__name__}, {'not a tensor' if path else 'no tree of tensors'}"
+                raise TypeError(f"value_and_grad: {place} is a {kind}; hint: {instead(x)}")
+            raise TypeError(
+                f"value_and_grad: {place} is of dtype {x.dtype}, which has no gradient; "
+                "hint: keep it out of the parameters, or choose other argnums"
+            )
+
+
+def _called(args: Sequence[Tree]) -> list[Part]:
+    """The arguments of a loss, by the names of their leaves."""
+    if len(args) == 2:
+        return [parameters(args[0]), batch_of(args[1])]
+    return [Part("argument {}", "the argument", list(args))]
 
 
 def _fresh(params: T) -> T:
@@ -212,8 +256,17 @@ def _fresh(params: T) -> T:
 def _backward(value: Tensor, arguments: Sequence[Tree]) -> list[Tree]:
     """The gradient of a value at each of the trees it was computed from."""
     leaves = tree.leaves(arguments)
+    return tree.unflatten(list(arguments), _zeros_for(_derivatives(value, leaves), leaves))
+
+
+def _derivatives(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    """The gradient at each leaf, None where the value was not computed from it."""
     if value.requires_grad and leaves:
-        grads: Sequence[Tensor] = torch.autograd.grad(value, leaves, materialize_grads=True)
-    else:
-        grads = [torch.zeros_like(x, requires_grad=False) for x in leaves]
-    return tree.unflatten(list(arguments), grads)
+        found: Sequence[Tensor | None] = torch.autograd.grad(value, leaves, allow_unused=True)
+        return found
+    return [None] * len(leaves)
+
+
+def _zeros_for(found: Sequence[Tensor | None], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients, with a zero for what the value was not computed from."""
+    return [torch.zeros_like(x, requires_grad=False) if g is None else g for g, x in zip(found, leaves, strict=True)]

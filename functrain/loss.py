@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from functrain.data import length
 from functrain.tree import Tree
@@ -73,6 +73,15 @@ class Loss(Protocol):
         ...
 
 
+@runtime_checkable
+class Watched(Protocol):
+    """A loss that knows whether it is meant to be trained with as it is."""
+
+    def check_training(self) -> None:
+        """Warn, once, if it looks as if it is not."""
+        ...
+
+
 class PlainLoss:
     """A function `(params, batch)` as a `Loss` without frozen parameters and buffers."""
 
@@ -90,14 +99,22 @@ class PlainLoss:
 
 
 def lift(loss: object) -> Loss:
-    """The loss as a `Loss`."""
+    """The loss as a `Loss`.
+
+    Raises:
+        TypeError: it is none, and no function of parameters and a batch either.
+    """
     if isinstance(loss, Loss):
         return loss
+    what = "train_step: a loss is a function (params, batch) or model.loss(criterion)"
+    if isinstance(loss, nn.Module):
+        raise TypeError(f"{what}, got the module {type(loss).__name__}; hint: ft.functionalize(module).loss(criterion)")
+    if getattr(loss, "__module__", "") == "torch.nn.functional":
+        name = getattr(loss, "__name__", "criterion")
+        raise TypeError(f"{what}, got the criterion {name}; hint: ft.functionalize(module).loss(F.{name})")
     if callable(loss):
         return PlainLoss(cast("Callable[..., object]", loss))  # callable() does not say of what
-    raise TypeError(
-        f"train_step: a loss is a function (params, batch) or model.loss(criterion), got {type(loss).__name__}"
-    )
+    raise TypeError(f"{what}, got {type(loss).__name__}")
 
 
 def run(loss: Loss, params: Tree, frozen: Tree, buffers: Tree, batch: Tree) -> LossOut:
@@ -132,12 +149,23 @@ def read(out: object, batch: Tree, buffers: Tree) -> LossOut:
 def scalar(what: str, x: object) -> Tensor:
     """x, which must be a 0-dim tensor."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{what} must be a 0-dim tensor, got {type(x).__name__}")
+        raise TypeError(f"{what} must be a 0-dim tensor, got {type(x).__name__}; hint: {_tensor_from(x)}")
     if x.dim():
-        raise ValueError(
-            f"{what} must be a 0-dim tensor, got shape {tuple(x.shape)}; hint: take the mean, or return (sum, weight)"
-        )
+        hint = "a pair is (sum, weight), and what is to be logged goes into a dict" if "weight" in what else _MEAN
+        raise ValueError(f"{what} must be a 0-dim tensor, got shape {tuple(x.shape)}; hint: {hint}")
     return x
+
+
+_MEAN = "take the mean, or return (sum, weight)"
+
+
+def _tensor_from(x: object) -> str:
+    """What a loss that returned x should have returned."""
+    if x is None:
+        return "return the loss"
+    if isinstance(x, int | float) or hasattr(x, "__array__"):
+        return "return the tensor itself, without .item() or .numpy(); torch.tensor makes one of a number"
+    return 'return a mean, (sum, weight), or a dict with the entry "loss"'
 
 
 def differentiable(what: str, x: object) -> Tensor:

@@ -33,3 +33,12 @@ def positive_int(rule: str, **values: object) -> None:
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{rule}: {name} must be an integer >= 1, got {value!r}")
+
+
+def number_or_function(rule: str, **values: object) -> None:
+    """Each value is a number, a tensor, or a function of the count: TypeError else."""
+    for name, value in values.items():
+        if not (callable(value) or hasattr(value, "__float__")):
+            raise TypeError(
+                f"{rule}: {name} must be a number, a 0-dim tensor or a schedule, got {type(value).__name__}"
+            )

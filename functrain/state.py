@@ -10,6 +10,8 @@ from torch.nn import Parameter
 
 from functrain import tree
 from functrain.base import GradientTransformation
+from functrain.combinators.parts import check_part
+from functrain.donation import check
 from functrain.gradient import functional
 from functrain.precision import Guard, Precision, PrecisionLike, first_guard, policy
 from functrain.tree import Tree
@@ -68,7 +70,13 @@ class TrainState(NamedTuple):
             seed: of everything random in training.
             copy: False shares memory with what is given; a donating step then writes into it.
             precision: parameters are cast to its `param` dtype.
+
+        Raises:
+            TypeError: tx is no transformation; a leaf of the parameters is no floating or complex tensor.
         """
+        if isinstance(model_or_params, GradientTransformation):
+            raise TypeError("TrainState.create: the transformation came first; hint: TrainState.create(model, tx)")
+        check_part("TrainState.create: tx", tx)
         if isinstance(model_or_params, Parametrised):
             parts: list[Tree] = [model_or_params.params, model_or_params.frozen, model_or_params.buffers]
         else:
@@ -77,12 +85,27 @@ class TrainState(NamedTuple):
         params, frozen, buffers = parts
         wanted = policy(precision).param
         if wanted is not None:
-            params = tree.cast_to(params, wanted)
+            params = tree.cast(params, wanted)
         opt_state = tx.init(params)
         if copy and not functional():
             opt_state = unshared(opt_state, params)
         counters = [torch.tensor(n, dtype=torch.int64, device="cpu") for n in (0, seed)]
         return cls(params, frozen, buffers, opt_state, first_guard(first_device(params)), *counters)
+
+
+def check_state(where: str, state: object) -> None:
+    """Refuse what is no state, and a state that was given away.
+
+    Raises:
+        TypeError, RuntimeError: it is that.
+    """
+    if not isinstance(state, TrainState):
+        pair = isinstance(state, tuple) and len(state) == 2 and isinstance(state[0], TrainState)
+        hint = (
+            "a step returns a pair: state, metrics = step(state, batch)" if pair else "ft.TrainState.create(model, tx)"
+        )
+        raise TypeError(f"{where}: state must be a TrainState, got {type(state).__name__}; hint: {hint}")
+    check(where, state.step)
 
 
 def _own(x: Tensor, copy: bool) -> Tensor:

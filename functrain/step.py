@@ -20,14 +20,15 @@ from torch import Tensor
 
 from functrain import tree
 from functrain.base import GradientTransformation, apply_updates
-from functrain.donation import check
+from functrain.combinators.parts import check_part
 from functrain.gradient import functional, mapped
-from functrain.loss import Loss, LossOut, lift, run
+from functrain.hints import batch_of, note, parameters
+from functrain.loss import Loss, LossOut, Watched, lift, run
 from functrain.paths import children
 from functrain.precision import GROWTH_INTERVAL, Guard, Precision, PrecisionLike, policy
 from functrain.ranges import positive, positive_int
 from functrain.seeding import seeded
-from functrain.state import TrainState
+from functrain.state import TrainState, check_state
 from functrain.tree import Tree
 from functrain.window import Gradients, casts, first_device, fold, micro_batch, per_example, split
 
@@ -62,14 +63,16 @@ def train_step(
 
     Raises:
         ValueError: an argument is out of range, or per-example gradients meet what needs the batch as one.
+        TypeError: the loss is none, tx is no transformation.
     """
     positive_int("train_step", accumulate=accumulate)
     if max_grad_norm is not None:
         positive("train_step", max_grad_norm=max_grad_norm)
     if gradients not in ("mean", "per_example"):
         raise ValueError(f"train_step: gradients must be 'mean' or 'per_example', got {gradients!r}")
-    if not isinstance(tx, GradientTransformation):
-        raise TypeError(f"train_step: tx must be a GradientTransformation, got {type(tx).__name__}")
+    if isinstance(loss, GradientTransformation):
+        raise TypeError("train_step: the transformation came first; hint: train_step(loss, tx)")
+    check_part("train_step: tx", tx)
     chosen, lifted = policy(precision), lift(loss)
     if gradients == "per_example":
         obstacles = {
@@ -106,13 +109,15 @@ class Step:
     ) -> None:
         self.loss, self.tx, self.accumulate, self.precision = loss, tx, accumulate, precision
         self.max_grad_norm, self.skip_nonfinite, self.each = max_grad_norm, skip_nonfinite, each
+        # Per-example gradients want BatchNorm in eval mode.
+        self.watched = loss if isinstance(loss, Watched) and not each else None
 
     def __repr__(self) -> str:
         return f"train_step({type(self.loss).__name__}, {self.tx}, accumulate={self.accumulate})"
 
     def __call__(self, state: TrainState, batch: Tree, **extra: object) -> tuple[TrainState, Metrics]:
         """One update from a whole batch. Extras that tx needs and the step does not know go by keyword."""
-        check("step", state.step)
+        check_state("step", state)
         pieces = [batch] if self.accumulate == 1 else split(batch, self.accumulate)
         acc = None
         for piece in pieces:
@@ -124,16 +129,21 @@ class Step:
 
     def gradients(self, state: TrainState, batch: Tree, acc: Gradients | None = None) -> Gradients:
         """The gradient of a micro-batch, folded into `acc`, whose buffers and micro-batch number it takes up."""
-        check("step.gradients", state.step)
+        check_state("step.gradients", state)
+        self.look()
         if self.each and acc is not None:
             raise _no_examples("step.gradients", _ACCUMULATION)
         with self.randomness(state, 0 if acc is None or mapped() else int(acc.pieces)):
-            new = self.micro(state, batch, state.buffers if acc is None else acc.buffers)
+            try:
+                new = self.micro(state, batch, state.buffers if acc is None else acc.buffers)
+            except Exception as error:
+                self.explain(error, state, batch)
+                raise
         return new if acc is None else fold(acc, new)
 
     def apply(self, state: TrainState, acc: Gradients, **extra: object) -> tuple[TrainState, Metrics]:
         """The update that this window's gradient makes."""
-        check("step.apply", state.step)
+        check_state("step.apply", state)
         new, metrics = self.finish(state, acc, **extra)
         return new._replace(step=state.step + 1), metrics
 
@@ -203,6 +213,15 @@ class Step:
         return Guard(scale, torch.where(grown, torch.zeros_like(good), good), skipped, in_row)
 
     # --- on the host
+
+    def look(self) -> None:
+        """Warn, once, of a loss that is not as training wants it."""
+        if self.watched is not None:
+            self.watched.check_training()
+
+    def explain(self, error: Exception, state: TrainState, batch: Tree) -> None:
+        """Say on an error what of it can be seen from the state and the batch."""
+        note(error, "step", parameters(state.params), batch_of(batch))
 
     def randomness(self, state: TrainState, piece: int) -> AbstractContextManager[None]:
         """The generators set to (seed, update, micro-batch). Under vmap the caller's `randomness=` rules."""

@@ -27,7 +27,7 @@ from functrain.loggers import as_logger
 from functrain.logging import Logger
 from functrain.precision import Precision, PrecisionLike, policy
 from functrain.run.cadence import Cadence, ShortWindow
-from functrain.run.directory import RunDirectory, choose_checkpoint
+from functrain.run.directory import RunDirectory, check_path, choose_checkpoint
 from functrain.run.driver import choose_driver
 from functrain.run.early import EarlyStopping, early
 from functrain.run.evaluation import Evaluation
@@ -37,7 +37,7 @@ from functrain.run.keeper import Keeper
 from functrain.run.loop import Loop
 from functrain.run.nonfinite import Policy, Rollbacks, Tolerance
 from functrain.run.progress import read_progress
-from functrain.run.recipe import as_config, choose_loss, choose_precision, place_model
+from functrain.run.recipe import as_config, check_list, check_loader, choose_loss, choose_precision, place_model
 from functrain.run.saving import Saver
 from functrain.run.telling import Teller
 from functrain.state import TrainState
@@ -58,7 +58,7 @@ class Trainer(Loop):
         scheduler: torch's over the torch optimizer, or a function (optimizer, updates in all) that makes it; it steps
             after each applied update, or, on a plateau, each validation.
         device: where to train; by default where the module is.
-        loss_fn: a criterion: loss_fn(module(*inputs), target) for batches (*inputs, target).
+        loss_fn: a criterion: `loss_fn(module(*inputs), target)` for batches `(*inputs, target)`.
         objective: instead, objective(module, batch), returning what a loss returns (`functrain/loss.py`). With neither
             the module returns its loss, or something with the entry or attribute `loss`.
         max_epochs, max_steps, max_time: epochs, updates (skipped ones too) and seconds of `train()` that end the run.
@@ -126,6 +126,11 @@ class Trainer(Loop):
             choose_precision(precision, use_amp, self.device),
             choose_loss(model, loss_fn, objective),
         )
+        check_loader("train_loader", train_loader)
+        if val_loader is not None:
+            check_loader("val_loader", val_loader)
+        check_list("callbacks", callbacks)
+        check_list("loggers", loggers)
         self.nonfinite, self.ema_decay, self.callbacks = nonfinite, ema_decay, list(callbacks)
         chosen, feed = policy(self.precision), Feed(train_loader, self.device)
         intervals = log_interval, eval_interval, save_interval, grad_accum_steps
@@ -195,7 +200,9 @@ class Trainer(Loop):
         Raises:
             CheckpointError: the file is not there, is damaged, or is of another model or optimizer.
             RuntimeError: called from within `train()`.
+            TypeError: it is no path.
         """
+        check_path("Trainer.load_checkpoint: path", path)
         if self._training:
             raise RuntimeError("Trainer.load_checkpoint: the run is training; hint: load before train(), or after it")
         self._tell_saved(self._keeper.hear(wait=True))

@@ -13,8 +13,9 @@ ambiguous escaped, so that different trees have different keys.
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar
 
 import optree
 import torch
@@ -26,7 +27,7 @@ from functrain.paths import Path, children, get, keys, paths, readable, rebuild,
 from functrain.traced import Mismatch
 
 __all__ = [
-    "Mismatch", "Tree", "cast_like", "cast_to", "expand", "flatten", "get", "keys", "leaves", "map", "map_with_path",
+    "Mismatch", "Tree", "cast", "cast_like", "expand", "flatten", "get", "keys", "leaves", "map", "map_with_path",
     "norm", "paths", "pointwise", "set", "size", "stack", "unflatten", "unstack", "upcast", "zeros_like",
 ]  # fmt: skip
 
@@ -45,12 +46,12 @@ _INSERTION_ORDER.__enter__()  # never left: the namespace is ours alone
 def flatten(tree: Tree) -> tuple[list[Tensor], PyTreeSpec]:
     """The leaves in order, and the structure they came from."""
     # Any object is a tree of whatever it holds; what a leaf is, the caller knows.
-    return optree.tree_flatten(cast("PyTree[Tensor]", tree), namespace=_NAMESPACE)
+    return optree.tree_flatten(typing.cast("PyTree[Tensor]", tree), namespace=_NAMESPACE)
 
 
 def unflatten(like: T, leaves: Sequence[object]) -> T:
     """A tree with the structure of `like` and these leaves."""
-    return cast("T", optree.tree_unflatten(flatten(like)[1], leaves))  # the same structure by construction
+    return typing.cast("T", optree.tree_unflatten(flatten(like)[1], leaves))  # the same structure by construction
 
 
 def leaves(tree: Tree) -> list[Tensor]:
@@ -83,7 +84,7 @@ def _by_name(tree: Tree, other: Tree) -> list[Tensor]:
     for path in there:
         if path not in here:
             raise Mismatch(f"leaf {_name(path)} of one tree is missing in the other")
-    return [cast("Tensor", there[path]) for path in here]  # leaves are what they are
+    return [typing.cast("Tensor", there[path]) for path in here]  # leaves are what they are
 
 
 def _name(path: Path) -> str:
@@ -101,16 +102,17 @@ def map(f: Callable[..., object], tree: T, *rest: Tree) -> T:
     {'w': tensor(2.)}
     """
     if torch.compiler.is_compiling():
-        return cast("T", traced.map(f, tree, *rest))  # T by structure
+        return typing.cast("T", traced.map(f, tree, *rest))  # T by structure
     spec, columns = aligned(tree, *rest)
-    return cast("T", optree.tree_unflatten(spec, [f(*row) for row in zip(*columns, strict=True)]))  # T by structure
+    rows = zip(*columns, strict=True)
+    return typing.cast("T", optree.tree_unflatten(spec, [f(*row) for row in rows]))  # T by structure
 
 
 def map_with_path(f: Callable[..., object], tree: T, *rest: Tree) -> T:
     """`f(path, *leaves)` of corresponding leaves; `path` is the readable one."""
     spec, columns = aligned(tree, *rest)
     rows = zip(paths(tree), *columns, strict=True)
-    return cast("T", optree.tree_unflatten(spec, [f(*row) for row in rows]))  # T by structure
+    return typing.cast("T", optree.tree_unflatten(spec, [f(*row) for row in rows]))  # T by structure
 
 
 def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
@@ -137,7 +139,7 @@ def pointwise(f: Callable[..., object], tree: T, *rest: Tree) -> T:
         raise
     if sizes and _sizes(out) != sizes:
         _blame(tree, columns)  # (1, 3) and (3, 1) broadcast to more
-    return cast("T", optree.tree_unflatten(spec, out))  # T by structure
+    return typing.cast("T", optree.tree_unflatten(spec, out))  # T by structure
 
 
 def _sizes(column: Sequence[object]) -> list[tuple[int, int]]:
@@ -163,7 +165,7 @@ def zeros_like(tree: T, dtype: torch.dtype | None = None) -> T:
     return map(lambda x: torch.zeros_like(x, dtype=dtype), tree)
 
 
-def cast_to(tree: T, dtype: torch.dtype) -> T:
+def cast(tree: T, dtype: torch.dtype) -> T:
     """The floating leaves in this dtype, the others as they are."""
     return map(lambda x: x.to(dtype) if x.is_floating_point() else x, tree)
 
@@ -225,7 +227,7 @@ def expand(prefix: Tree, tree: T) -> T:
     >>> expand({"a": True, "b": False}, {"a": [torch.ones(1), torch.ones(1)], "b": torch.ones(1)})
     {'a': [True, True], 'b': False}
     """
-    return cast("T", _expand(prefix, tree, ()))  # rebuilt with the same containers
+    return typing.cast("T", _expand(prefix, tree, ()))  # rebuilt with the same containers
 
 
 def _expand(prefix: Tree, tree: Tree, path: Path) -> Tree:

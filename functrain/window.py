@@ -123,7 +123,7 @@ class _Cast:
         compute, output, device = self.chosen.compute, self.chosen.output, first_device(params)
         low = buffers
         if compute is not None:
-            params, frozen, low = (tree.cast_to(part, compute) for part in (params, frozen, buffers))
+            params, frozen, low = (tree.cast(part, compute) for part in (params, frozen, buffers))
         with self.loss.hold(params, frozen, low) as evaluate:
 
             def cast_and_evaluate(batch: Tree) -> LossOut:

@@ -37,6 +37,7 @@ from tests.faults import (
     evaluation,
     face_rules,
     layerwise,
+    mistakes,
     precision,
     resume,
     rules,
@@ -46,6 +47,7 @@ from tests.faults import (
     torch_face,
     torch_matrix,
     torch_rules,
+    tutorial,
     windows,
 )
 
@@ -75,6 +77,8 @@ FAMILIES = (
     windows,
     saving,
     resume,
+    tutorial,
+    mistakes,
 )
 MUTANTS = tuple(mutant for family in FAMILIES for mutant in family.FAULTS)
 

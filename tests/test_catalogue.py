@@ -122,10 +122,10 @@ def test_the_traits_are_what_the_transform_says_of_itself(entry: Entry) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_keeps_its_moments_in_float32_and_its_updates_in_half(entry: Entry, dtype: torch.dtype) -> None:
     tx = entry.make()
-    params = tree.cast_to(parameters(), dtype)
+    params = tree.cast(parameters(), dtype)
     state = tx.init(params)
     for g in gradients(2):
-        half = tree.cast_to(g, dtype)
+        half = tree.cast(g, dtype)
         updates, state = tx.update(half, state, params, **extras(tx, params, half))
         params = apply_updates(params, updates)
     assert {x.dtype for x in tree.leaves((updates, params))} == {dtype}

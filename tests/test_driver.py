@@ -41,7 +41,8 @@ REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
     ),
     "neither": (
         lambda m: 3, None, TypeError,
-        "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int",
+        "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int; "
+        "hint: ft.adamw(0.001), or ft.configure_optimizer(module)",
     ),
     "parameters with a name": (
         elsewhere, None, ValueError,

@@ -16,6 +16,7 @@ from functrain.gradient import composes
 from tests.networks import D, NormNet, Transformer, mlp, points, token_loss, tokens
 
 ENGINES = ("func", "autograd")
+INTEGER = "of dtype torch.int64, which has no gradient; hint: keep it out of the parameters, or choose other argnums"
 
 
 def equal(a: object, b: object) -> bool:
@@ -250,15 +251,15 @@ def test_an_unknown_engine_is_refused() -> None:
 @pytest.mark.parametrize(
     ("argument", "came"),
     [
-        ({"w": A, "n": {"count": torch.tensor(3)}}, "leaf 'n.count' is of dtype torch.int64"),
-        (torch.tensor([1, 2]), "the argument is of dtype torch.int64"),
-        ({"name": "x"}, "leaf 'name' is a str"),
+        ({"w": A, "n": {"count": torch.tensor(3)}}, f"leaf 'n.count' is {INTEGER}"),
+        (torch.tensor([1, 2]), f"the argument is {INTEGER}"),
+        ({"name": "x"}, "leaf 'name' is a str, not a tensor; hint: torch.tensor makes one"),
     ],
 )
 def test_what_has_no_gradient_is_named(engine: Any, argument: object, came: str) -> None:
     with pytest.raises(TypeError) as error:
         ft.value_and_grad(lambda p: torch.ones(()), engine=engine)(argument)
-    assert str(error.value) == f"value_and_grad: {came}, which has no gradient; hint: choose other argnums"
+    assert str(error.value) == f"value_and_grad: {came}"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

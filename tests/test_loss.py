@@ -11,6 +11,7 @@ import functrain as ft
 from functrain.loss import LossOut, PlainLoss, lift, read, run
 
 P = {"w": torch.tensor([1.0, 2.0])}
+ITSELF = "hint: return the tensor itself, without .item() or .numpy(); torch.tensor makes one of a number"
 
 
 def out_of(returned: object, batch: object = ()) -> LossOut:
@@ -130,9 +131,14 @@ def test_an_objective_takes_any_batch_and_sees_the_module() -> None:
 @pytest.mark.parametrize(
     ("returned", "kind", "message"),
     [
-        (1.5, TypeError, "loss: the result must be a 0-dim tensor, got float"),
-        (None, TypeError, "loss: the result must be a 0-dim tensor, got NoneType"),
-        ([torch.ones(())], TypeError, "loss: the result must be a 0-dim tensor, got list"),
+        (1.5, TypeError, f"loss: the result must be a 0-dim tensor, got float; {ITSELF}"),
+        (None, TypeError, "loss: the result must be a 0-dim tensor, got NoneType; hint: return the loss"),
+        (
+            [torch.ones(())],
+            TypeError,
+            "loss: the result must be a 0-dim tensor, got list; "
+            'hint: return a mean, (sum, weight), or a dict with the entry "loss"',
+        ),
         (
             torch.ones(3, 2),
             ValueError,
@@ -145,14 +151,24 @@ def test_an_objective_takes_any_batch_and_sees_the_module() -> None:
         ),
         ((torch.ones(()),), ValueError, "loss: a tuple is (sum, weight), got one of 1 entries"),
         ((torch.ones(()),) * 3, ValueError, "loss: a tuple is (sum, weight), got one of 3 entries"),
-        ((torch.ones(()), 4), TypeError, "loss: the weight must be a 0-dim tensor, got int"),
+        ((torch.ones(()), 4), TypeError, f"loss: the weight must be a 0-dim tensor, got int; {ITSELF}"),
+        (
+            (torch.ones(()), torch.ones(2)),
+            ValueError,
+            "loss: the weight must be a 0-dim tensor, got shape (2,); "
+            "hint: a pair is (sum, weight), and what is to be logged goes into a dict",
+        ),
         (
             (torch.ones(2), torch.ones(())),
             ValueError,
             "loss: the sum must be a 0-dim tensor, got shape (2,); hint: take the mean, or return (sum, weight)",
         ),
         ({"value": torch.ones(())}, ValueError, "loss: a dict needs the entry \"loss\", got the entries ['value']"),
-        ({"loss": torch.ones(()), "lr": 0.1}, TypeError, "loss: the entry 'lr' must be a 0-dim tensor, got float"),
+        (
+            {"loss": torch.ones(()), "lr": 0.1},
+            TypeError,
+            f"loss: the entry 'lr' must be a 0-dim tensor, got float; {ITSELF}",
+        ),
         (
             {"loss": torch.ones(()), "x": torch.ones(2)},
             ValueError,
@@ -175,7 +191,7 @@ def test_what_is_no_function_is_no_loss() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "came"),
-    [({"x": torch.ones(2, 3)}, "dict"), (torch.ones(2, 3), "shape (2, 3)"), ((torch.ones(2, 3),), "tuple")],
+    [({"x": torch.ones(2, 3)}, "dict"), ((torch.ones(2, 3),), "tuple of 1"), ([], "list of 0")],
 )
 def test_model_loss_wants_inputs_and_target(batch: object, came: str) -> None:
     model = ft.functionalize(nn.Linear(3, 2))

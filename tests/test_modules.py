@@ -242,6 +242,8 @@ def test_a_write_back_that_fails_writes_nothing(params: Any, buffers: Any, messa
 
 # --- errors, word for word
 
+FLAT = "model: expected a flat dict of tensors by name,"
+
 
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(TypeError) as error:
@@ -259,8 +261,8 @@ def test_what_is_no_module_is_refused() -> None:
             ValueError,
             "model: the module has no 'bais'; hint: pass model.params and model.buffers' names",
         ),
-        ([torch.ones(1, 2)], {}, TypeError, "model: expected a flat dict of tensors by name, got list"),
-        (torch.ones(2), {}, TypeError, "model: expected a flat dict of tensors by name, got shape (2,)"),
+        ([torch.ones(1, 2)], {}, TypeError, f"{FLAT} got list; hint: such as model.params"),
+        (torch.ones(2), {}, TypeError, f"{FLAT} got shape (2,); hint: such as model.params"),
     ],
 )
 def test_tensors_that_are_not_the_modules_are_named(

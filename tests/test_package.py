@@ -24,14 +24,15 @@ PACKAGE = ROOT / "functrain"
 # floor. A name is a file or a folder of functrain/.
 FLOORS = (
     {"batch", "elementwise", "holes", "paths", "seeding", "traced", "tree"},
-    {"base", "counter", "donation", "masks", "random", "ranges", "record"},
+    {"base", "counter", "donation", "hints", "masks", "random", "ranges", "record"},
     {"schedules"},
     {"transforms"},
     {"combinators"},
     {"optimizers"},
     {"compile", "data", "gradient", "loss", "precision", "state", "step", "window"},
     {"bridge", "checkpoint"},
-    {"bar", "console", "loggers", "logging", "plot"},
+    {"bar", "console", "loggers", "logging"},
+    {"plot"},
     {"run"},
     {"trainer"},
 )

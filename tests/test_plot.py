@@ -7,7 +7,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from functrain import plot, schedules
-from functrain.optimizers.adaptive import adam
-from functrain.optimizers.momentum import sgd
+from functrain.plot.__main__ import main
 
 pytest.importorskip("matplotlib")
 
@@ -165,18 +164,60 @@ def test_a_run_without_records_is_an_error_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [5, 3000])
 def test_a_schedule_is_drawn_from_its_first_count_to_its_last(tmp_path: Path, steps: int) -> None:
-    (axes,) = rendered(plot.schedule(schedules.linear_schedule(1.0, 0.0, steps - 1), steps), tmp_path)
+    figure = plot.schedule(schedules.linear_schedule(1.0, 0.0, steps - 1), steps)
+    (axes,) = rendered(figure, tmp_path)
     ((counts, values),) = curves(axes).values()
     assert (counts[0], counts[-1]) == (0, steps - 1)
-    assert (values[0], values[-1]) == (1.0, 0.0)
-    assert axes.get_title() == f"schedules.linear_schedule(1.0, 0.0, {steps - 1})"
+    assert values == pytest.approx([1 - count / (steps - 1) for count in counts])
+    assert figure.get_suptitle() == f"schedules.linear_schedule(1.0, 0.0, {steps - 1})"
 
 
-def test_a_rule_is_drawn_by_its_updates(tmp_path: Path) -> None:
-    constant, turning = rendered(plot.rule(sgd(0.5), steps=4), tmp_path)
-    assert constant.get_lines()[0].get_ydata().tolist() == [-0.5] * 4
-    assert turning.get_lines()[0].get_ydata().tolist() == [-0.5, -0.5, 0.5, 0.5]
-    assert plot.rule(adam(0.1)).get_suptitle() == "adam(0.1)"
+def test_several_schedules_are_drawn_beside_each_other() -> None:
+    falling, plain = schedules.linear_schedule(1.0, 0.0, 2), lambda count: 0.5 * count
+    by_names = plot.schedule({"falling": falling, "mine": plain}, 4)
+    expected = {"falling": ([0, 1, 2, 3], [1.0, 0.5, 0.0, 0.0]), "mine": ([0, 1, 2, 3], [0.0, 0.5, 1.0, 1.5])}
+    assert curves(by_names.axes[0]) == expected
+    assert curves(plot.schedule({"falling": falling}, {"mine": plain}, steps=4).axes[0]) == expected
+    figure = plot.schedule(falling, plain, steps=4)
+    shown = ["schedules.linear_schedule(1.0, 0.0, 2)", "<lambda>"]
+    assert list(curves(figure.axes[0])) == [text.get_text() for text in figure.legends[0].get_texts()] == shown
+    assert len({line.get_linestyle() for line in figure.axes[0].get_lines()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plot.schedule(float, steps=0), "steps must be an integer >= 1, got 0; hint: plot.schedule(fn, 1000)"),
+        (lambda: plot.schedule(float), "steps must be an integer >= 1, got None; hint: plot.schedule(fn, 1000)"),
+        (
+            lambda: plot.schedule(steps=3),
+            "there is nothing to draw; hint: give it a schedule, several, or a mapping from names",
+        ),
+        (
+            lambda: plot.schedule(0.1, 3),
+            "a schedule is a function of the count, got a float; hint: ft.schedules.constant_schedule(0.1), say",
+        ),
+    ],
+)
+def test_schedules_that_cannot_be_drawn_are_an_error_in_words(draw: Callable[[], Figure], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape('plot.schedule: ' + message)}$"):
+        draw()
+
+
+def test_there_is_no_common_factor_above_an_axis() -> None:
+    rows = [{"step": i, "epoch": 1, "learning_rate/a": 3e-5 * i, "learning_rate/b": 1e-5} for i in range(5)]
+    for k, expected in ((1.0, "0.00012"), (1e-4, "1e\N{MINUS SIGN}08"), (-1e9, "\N{MINUS SIGN}100,000")):
+        scaled = [{n: x * k if "rate" in n else x for n, x in row.items()} for row in rows]
+        figure = plot.history(SimpleNamespace(history=scaled))
+        figure.draw_without_rendering()
+        rates = figure.axes[1]
+        assert rates.get_legend() is not None
+        assert rates.yaxis.get_offset_text().get_text() == ""
+        texts = {text.get_text(): y for text, y in zip(rates.get_yticklabels(), rates.get_yticks(), strict=True)}
+        assert expected in texts
+        for text, y in texts.items():
+            read = float(text.replace("\N{MINUS SIGN}", "-").replace(",", ""))
+            assert read == pytest.approx(y, rel=1e-9, abs=1e-12 * abs(k))
 
 
 def test_pyplot_and_its_state_are_left_alone(run: Path) -> None:
@@ -194,12 +235,12 @@ def test_without_matplotlib_the_error_names_the_extra(run: Path, monkeypatch: py
 
 
 def test_the_command_writes_a_picture_and_says_where(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plot.main([str(run)]) == 0
+    assert main([str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'history.png'}\n"
     assert (run / "history.png").read_bytes().startswith(b"\x89PNG")
-    assert plot.main([]) == 2
+    assert main([]) == 2
     assert capsys.readouterr().err == "usage: python -m functrain.plot RUN_DIR\n"
-    assert plot.main([str(run / "missing")]) == 1
+    assert main([str(run / "missing")]) == 1
     assert "plot.history: there is no" in capsys.readouterr().err
 
 

@@ -177,7 +177,8 @@ def test_extras_of_the_users_own_go_through_by_keyword() -> None:
         (
             {"tx": (lambda p: (), lambda u, s, p: (u, s))},
             TypeError,
-            "train_step: tx must be a GradientTransformation, got tuple",
+            "train_step: tx is a tuple, not a GradientTransformation; "
+            "hint: GradientTransformation(init, update) makes one",
         ),
     ],
 )

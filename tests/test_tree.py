@@ -192,7 +192,7 @@ def test_upcast_widens_half_precision_alone_and_exactly(t: tree.Tree) -> None:
 
 def test_cast_to_changes_floating_leaves_alone() -> None:
     t = [A, torch.arange(3), torch.tensor(True)]
-    assert [x.dtype for x in tree.cast_to(t, torch.bfloat16)] == [torch.bfloat16, torch.int64, torch.bool]
+    assert [x.dtype for x in tree.cast(t, torch.bfloat16)] == [torch.bfloat16, torch.int64, torch.bool]
 
 
 @given(strategies.trees(dtypes=strategies.FLOATS))

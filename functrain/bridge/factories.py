@@ -68,9 +68,15 @@ def configure_optimizer(
         **kw: what else the optimizer takes.
 
     Raises:
+        TypeError: it is no module.
         ValueError: nothing is trainable; the optimizer has no weight decay, and it is not 0.
     """
-    module = model.module if isinstance(model, Model) else model
+    module: object = model.module if isinstance(model, Model) else model  # users are not all type-checked
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"configure_optimizer: model must be a torch.nn.Module, got {type(module).__name__}; "
+            "hint: the module itself, whose parameters it sorts"
+        )
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     if not named:
         raise ValueError(

@@ -59,9 +59,11 @@ def check_group(where: str, group: object, others: Sequence[Mapping[str, object]
     for i, entry in enumerate(found):
         name, p = entry if isinstance(entry, tuple) else (i, entry)
         if not isinstance(p, Tensor):
+            hints = {str: "; hint: .values() or .items() of a dict"}
+            hint = "; hint: module.parameters()" if isinstance(p, torch.nn.Module) else hints.get(type(p), "")
             raise TypeError(
                 f"optimizer can only optimize Tensors, but one of the params is {torch.typename(p)}; it is parameter "
-                f"{name!r} of group {len(others)}"
+                f"{name!r} of group {len(others)}{hint}"
             )
         if not (p.is_leaf or p.retains_grad):
             raise ValueError(

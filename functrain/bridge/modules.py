@@ -9,6 +9,7 @@ same tensor (a tied weight, a submodule that is reached by two paths), and then 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, cast
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from functrain.bridge.modes import in_eval
 from functrain.gradient import functional
 from functrain.loss import Evaluate, LossOut, read, run
 from functrain.tree import Tree
@@ -25,9 +27,18 @@ Tensors = dict[str, Tensor]
 
 
 def functionalize(module: nn.Module) -> Model:
-    """The module as trees of tensors and pure calls. Copies nothing and never changes the module."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"functionalize: expected a torch.nn.Module, got {type(module).__name__}")
+    """The module as trees of tensors and pure calls. Copies nothing and never changes the module.
+
+    Raises:
+        TypeError: it is no module.
+    """
+    given: object = module  # users are not all type-checked
+    if not isinstance(given, nn.Module):
+        came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        hint = "; hint: make one of it" if isinstance(given, type) else ""
+        if isinstance(given, Model | Iterator | dict | list):
+            hint = "; hint: it is functionalized already" if isinstance(given, Model) else "; hint: the module itself"
+        raise TypeError(f"functionalize: expected a torch.nn.Module, got {came}{hint}")
     return Model(module)
 
 
@@ -79,13 +90,20 @@ class Model:
             return out, after()
 
     def loss(self, criterion: Callable[..., object]) -> ModelLoss:
-        """The loss of batches `(*inputs, target)`: criterion(module(*inputs), target)."""
+        """The loss of batches `(*inputs, target)`: criterion(module(*inputs), target).
+
+        Raises:
+            TypeError: the criterion is no function; later, a batch is no such tuple.
+        """
+        _check_function("model.loss: the criterion", criterion)
 
         def supervised(module: nn.Module, batch: Tree) -> object:
             if not isinstance(batch, tuple | list) or len(batch) < 2:
+                short = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else ""
+                more = "; a loader of one batch is a list: [(x, y)]" if isinstance(batch, Tensor) else ""
                 raise TypeError(
-                    f"model.loss: a batch is a tuple (*inputs, target), got {_describe(batch)}; "
-                    "hint: model.objective(lambda m, batch: ...) takes any"
+                    f"model.loss: a batch is a tuple (*inputs, target), got {short or _describe(batch)}; "
+                    f"hint: model.objective(lambda m, batch: ...) takes any{more}"
                 )
             *inputs, target = batch
             return criterion(module(*inputs), target)
@@ -93,7 +111,12 @@ class Model:
         return ModelLoss(self, supervised)
 
     def objective(self, function: Callable[[nn.Module, Tree], object]) -> ModelLoss:
-        """Any other loss: function(module, batch), returning what a loss returns (see functrain.loss)."""
+        """Any other loss: function(module, batch), returning what a loss returns (see functrain.loss).
+
+        Raises:
+            TypeError: it is no function.
+        """
+        _check_function("model.objective: the objective", function)
         return ModelLoss(self, function)
 
     def write_back(self, params: Tree, buffers: Tree | None = None, frozen: Tree | None = None) -> None:
@@ -144,6 +167,11 @@ class Model:
             for m, flag in flags:
                 m.training = flag
 
+    @property
+    def fixed(self) -> bool:
+        """True for a view that sets the mode itself."""
+        return self._training is not None
+
     def training(self, m: nn.Module) -> bool:
         """The flag that a submodule has during calls."""
         return m.training if self._training is None else self._training
@@ -182,6 +210,22 @@ class ModelLoss:
 
     def __init__(self, model: Model, function: Callable[[nn.Module, Tree], object]) -> None:
         self.model, self.function = model, function
+        self._asked = self._warned = False
+
+    def check_training(self) -> None:
+        """Warn, once, if the whole module is in eval mode and has a part that trains otherwise.
+
+        A module that is partly in eval mode, or is seen through `model.eval()`, is meant so.
+        """
+        if self.model.module.training or self.model.fixed or torch.compiler.is_compiling():
+            self._asked = False
+            return
+        if self._asked or self._warned:  # once for each stay in eval mode: looking at every part takes time
+            return
+        self._asked = True
+        if wrong := in_eval(self.model.module):
+            self._warned = True
+            warnings.warn(wrong, stacklevel=5)  # where the step is called
 
     @property
     def frozen(self) -> Tree:
@@ -226,9 +270,18 @@ class ModelLoss:
         return ModelLoss(self.model.eval(), self.function)
 
 
+def _check_function(what: str, function: object) -> None:
+    if isinstance(function, type) and issubclass(function, nn.Module):
+        raise TypeError(f"{what} is the class {function.__name__}; hint: {function.__name__}() makes one")
+    if not callable(function):
+        raise TypeError(f"{what} is a {type(function).__name__}, not a function; hint: such as F.cross_entropy")
+
+
 def _flat(tensors: Tree) -> Tensors:
     if not isinstance(tensors, dict):
-        raise TypeError(f"model: expected a flat dict of tensors by name, got {_describe(tensors)}")
+        raise TypeError(
+            f"model: expected a flat dict of tensors by name, got {_describe(tensors)}; hint: such as model.params"
+        )
     return tensors
 
 

@@ -15,6 +15,7 @@ from functrain import tree
 from functrain.checkpoint.claims import check_file
 from functrain.checkpoint.contents import FORMAT, SCALARS, CheckpointError, identity, words
 from functrain.checkpoint.durable import Damaged, Sealing, replacing
+from functrain.donation import check_leaves
 from functrain.tree import Tree
 
 _BITS = 8 * 255 - 1  # of an int, without its sign: what the pickles that torch reads as data can say
@@ -34,7 +35,9 @@ def save(path: str | os.PathLike[str], tree: Tree, *, meta: Mapping[str, object]
         CheckpointError: a leaf that cannot be written, or an error of the system, in its words. Whatever was on disk
             before is there still, and nothing else.
         TypeError: JSON cannot say what is in `meta`.
+        RuntimeError: a state that was donated to a compiled call is in it.
     """
+    check_leaves("checkpoint.save", tree)
     target = Path(path)
     contents = {"format": FORMAT, "leaves": _flat(target, tree), "meta": json.dumps(dict(meta or {}))}
     try:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from functrain.base import GradientTransformation
+from functrain.hints import instead_of_rule
 from functrain.tree import Tree
 
 T = TypeVar("T")
@@ -15,9 +16,7 @@ S = TypeVar("S")
 def check_part(where: str, part: object) -> GradientTransformation:
     """The part, if it is a transformation; TypeError if not. `where` names the combinator and the place."""
     if not isinstance(part, GradientTransformation):
-        called = callable(part)
-        hint = "call the factory, as in adamw(0.001)" if called else "GradientTransformation(init, update) makes one"
-        raise TypeError(f"{where} is a {type(part).__name__}, not a GradientTransformation; hint: {hint}")
+        raise TypeError(f"{where} is a {instead_of_rule(part)}")
     return part
 
 

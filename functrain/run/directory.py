@@ -53,6 +53,8 @@ class RunDirectory:
         Raises:
             CheckpointError: the system says why not.
         """
+        if self.path.is_file():
+            raise CheckpointError(f"Trainer: save_dir={str(self.path)!r} is a file; hint: the path of a folder")
         with _told(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
 
@@ -218,6 +220,12 @@ def give_name(path: Path, name: Path) -> None:
     sync(name.parent)
 
 
+def check_path(what: str, path: object) -> None:
+    """Raise TypeError for what is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{what} is a {type(path).__name__}; hint: the path of a checkpoint that a Trainer has saved")
+
+
 def choose_checkpoint(
     resume: str | os.PathLike[str] | None, run: RunDirectory | None, say: Callable[[str], object]
 ) -> str | os.PathLike[str] | None:
@@ -225,7 +233,10 @@ def choose_checkpoint(
 
     Raises:
         ValueError: "auto" without a directory.
+        TypeError: it is no path.
     """
+    if resume is not None:
+        check_path("Trainer: resume", resume)
     if resume != "auto":
         return resume
     if run is None:

@@ -8,6 +8,7 @@ the state, and whenever somebody may look, the state goes back into the optimize
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -29,7 +30,7 @@ from functrain.combinators.chain import chain
 from functrain.record import show
 from functrain.run.encoding import decode, encode
 from functrain.run.recipe import outline
-from functrain.run.scheduler import Scheduler, checked, name_of
+from functrain.run.scheduler import Scheduler, called, check_schedule, checked, name_of
 from functrain.state import TrainState
 from functrain.step import Metrics
 from functrain.transforms.averages import ParamsEmaState, params_ema
@@ -236,22 +237,45 @@ def choose_driver(
         ValueError: there is a function, and nobody knows how long the run is.
     """
     if not isinstance(optimizer, Optimizer | GradientTransformation) and callable(optimizer):
+        _check_maker(optimizer)
         optimizer = cast("Callable[[int], object]", optimizer)(_known(total, "optimizer"))
     if isinstance(optimizer, Optimizer):
+        check_schedule(scheduler)
         if not isinstance(scheduler, Scheduler) and callable(scheduler):
             scheduler = cast("Callable[[Optimizer, int], object]", scheduler)(optimizer, _known(total, "scheduler"))
         return TorchDriver(optimizer, scheduler, module, ema_decay), optimizer
     if not isinstance(optimizer, GradientTransformation):
         raise TypeError(
-            f"Trainer: optimizer must be a GradientTransformation or a torch optimizer, got {type(optimizer).__name__}"
+            "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got "
+            f"{type(optimizer).__name__}; hint: ft.adamw(0.001), or ft.configure_optimizer(module)"
         )
     if scheduler is not None:
         raise TypeError(
-            f"Trainer: {type(scheduler).__name__} sets the rate of a torch optimizer, and {outline(optimizer)} is a "
+            f"Trainer: {called(scheduler)} sets the rate of a torch optimizer, and {outline(optimizer)} is a "
             "transformation; hint: give it a schedule, such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or "
             "train with ft.configure_optimizer(...)"
         )
     return Driver(optimizer, ema_decay), optimizer
+
+
+def _check_maker(optimizer: Callable[..., object]) -> None:
+    """Refuse what would take the number of updates for something else: a class, a rule's own factory, a module.
+
+    Raises:
+        TypeError: it is that.
+    """
+    try:
+        first = next(iter(inspect.signature(optimizer).parameters), "")
+    except ValueError:  # some things that are written in C have none
+        first = ""
+    if isinstance(optimizer, type | nn.Module) or first in ("learning_rate", "lr", "params"):
+        kind = "module" if isinstance(optimizer, nn.Module) else "class" if isinstance(optimizer, type) else "factory"
+        plain = getattr(optimizer, "func", optimizer)  # of a partial
+        name = type(optimizer).__name__ if kind == "module" else getattr(plain, "__name__", "rule")
+        made = "Trainer(module, ft.adamw(0.001), loader)" if kind == "module" else f"{name}(0.001)"
+        if first == "params":
+            made = f"{name}(module.parameters(), lr=0.001)"
+        raise TypeError(f"Trainer: optimizer is the {kind} {name}, and not an optimizer; hint: {made}")
 
 
 def _known(total: int | None, what: str) -> int:

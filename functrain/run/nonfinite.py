@@ -47,13 +47,17 @@ class Tolerance(NamedTuple):
 
     def complaint(self, step: int, epoch: int, loss: float, norm: float, in_row: int) -> str:
         """What is wrong with an update that was too much."""
-        what = f"Trainer: update {step} in epoch {epoch} was not finite: loss {loss}, gradient norm {norm}; the "
+        what = f"Trainer: update {step} in epoch {epoch} was not finite: loss {loss}, gradient norm {norm}; "
+        if self.in_row == 0 and step == 1:
+            return what + (
+                "no update came before it; hint: look in the first batch, and in the loss for log(0), 0/0 and the like"
+            )
         if self.in_row == 0:
             return what + (
-                "parameters are as before it; hint: a smaller rate, max_grad_norm=, or nonfinite='skip' to go on"
+                "the parameters are as before it; hint: a smaller rate, max_grad_norm=, or nonfinite='skip' to go on"
             )
         return what + (
-            f"last {in_row} updates were not, and max_skips={self.in_row}; the parameters are as before them; "
+            f"the last {in_row} updates were not, and max_skips={self.in_row}; the parameters are as before them; "
             "hint: a smaller rate, max_grad_norm=, or precision='bf16' where float16 overflows"
         )
 

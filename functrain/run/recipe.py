@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from functrain.base import GradientTransformation
 from functrain.bridge.modules import Model, ModelLoss
 from functrain.precision import Precision, PrecisionLike
 from functrain.record import show
+from functrain.run.scheduler import Scheduler
 from functrain.state import TrainState
 from functrain.step import Metrics, Step
 from functrain.window import Gradients, first_device
@@ -21,7 +23,16 @@ def choose_loss(
     loss_fn: Callable[..., object] | None,
     objective: Callable[[nn.Module, object], object] | None,
 ) -> ModelLoss:
-    """The loss that a criterion, an objective, or the module itself computes."""
+    """The loss that a criterion, an objective, or the module itself computes.
+
+    Raises:
+        ValueError, TypeError: the module has nothing to train; there are two losses; one is no function.
+    """
+    if not model.params:
+        raise ValueError(
+            f"Trainer: {type(model.module).__name__} has no parameter with requires_grad; "
+            "hint: unfreeze what is to be trained: module.requires_grad_()"
+        )
     if loss_fn is not None and objective is not None:
         raise ValueError("Trainer: loss_fn and objective are both given; hint: one of them is the loss")
     if loss_fn is not None:
@@ -31,18 +42,52 @@ def choose_loss(
 
 def own_loss(module: nn.Module, batch: object) -> object:
     """The loss that the module returns: by itself, or as the entry or attribute `loss` of what it returns."""
-    if isinstance(batch, Mapping):
-        out = module(**batch)
-    else:
-        out = module(*batch) if isinstance(batch, tuple | list) else module(batch)
-    if isinstance(out, Tensor):
+    try:
+        if isinstance(batch, Mapping):
+            out = module(**batch)
+        else:
+            out = module(*batch) if isinstance(batch, tuple | list) else module(batch)
+    except TypeError as error:
+        if "forward()" in str(error):
+            error.add_note(
+                "Trainer: without loss_fn= and objective= the module is called with all entries of the batch, and "
+                "returns its loss; hint: loss_fn=F.cross_entropy, say, is given its output and the batch's last entry"
+            )
+        raise
+    if isinstance(out, Tensor) and not out.dim():
         return out
     loss: object = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
     if loss is None:
-        raise TypeError(
-            f"Trainer: the module returned a {type(out).__name__} without a loss; hint: give loss_fn= or objective="
+        kind = (
+            f"tensor of shape {tuple(out.shape)}, not" if isinstance(out, Tensor) else f"{type(out).__name__} without"
         )
+        raise TypeError(f"Trainer: the module returned a {kind} a loss; hint: give loss_fn= or objective=")
     return loss
+
+
+def check_loader(name: str, loader: object) -> None:
+    """Refuse what yields no batches.
+
+    Raises:
+        TypeError: it cannot be iterated, is one tensor, or is a dataset, which yields samples.
+    """
+    kind = type(loader).__name__
+    if isinstance(loader, Tensor):
+        raise TypeError(f"Trainer: {name} is a tensor, which is one batch at most; hint: a list of batches: [batch]")
+    if isinstance(loader, Dataset) and not isinstance(loader, Iterable):
+        raise TypeError(
+            f"Trainer: {name} is a {kind}, which yields samples, not batches; "
+            "hint: DataLoader(dataset, batch_size=32, shuffle=True)"
+        )
+    if not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")) or isinstance(loader, str):
+        hint = "scheduler=" if isinstance(loader, Scheduler) else "a DataLoader, or a list of batches"
+        raise TypeError(f"Trainer: {name} is a {kind}, which yields no batches; hint: {hint}")
+
+
+def check_list(name: str, given: object) -> None:
+    """Raise TypeError for one thing where several may be."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise TypeError(f"Trainer: {name} is a {type(given).__name__}, not a list; hint: {name}=[...]")
 
 
 def place_model(model: Model, device: torch.device | str | None) -> torch.device:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Protocol, runtime_checkable
 
 from torch.optim import Optimizer
+
+from functrain.record import Recorded
 
 
 @runtime_checkable
@@ -30,6 +33,31 @@ def name_of(scheduler: object) -> str:
     """Its class, with those of the schedulers in it."""
     inner = ", ".join(name_of(x) for x in getattr(scheduler, "_schedulers", ()))
     return f"{type(scheduler).__name__}({inner})" if inner else type(scheduler).__name__
+
+
+def called(scheduler: object) -> str:
+    """What messages call it: the class, of a function its name."""
+    if isinstance(scheduler, type) or inspect.isfunction(scheduler):
+        return scheduler.__name__
+    return type(scheduler).__name__
+
+
+def check_schedule(scheduler: object) -> None:
+    """Refuse what would take the number of updates for something else.
+
+    Raises:
+        TypeError: it is a class; it is a schedule, whose argument is the count of updates so far.
+    """
+    if isinstance(scheduler, type):
+        name = scheduler.__name__
+        raise TypeError(
+            f"Trainer: scheduler is the class {name}; hint: {name}(optimizer, ...), or a function that makes it from "
+            "the updates in all: lambda optimizer, updates: ..."
+        )
+    if isinstance(scheduler, Recorded):
+        raise TypeError(
+            f"Trainer: scheduler is the schedule {scheduler}, which a rule takes; hint: ft.adamw(schedule) as optimizer"
+        )
 
 
 def checked(scheduler: object, optimizer: Optimizer) -> Scheduler | None:

@@ -78,12 +78,14 @@ def scale_by_learning_rate(
         flip_sign: if False, u = η g.
 
     Raises:
+        TypeError: neither a number nor a function.
         ValueError: a negative number; a schedule that returned NaN, an infinity or more than one number, seen at once
             in eager code on a CPU.
     """
     where = "scale_by_learning_rate"
     if learning_rate is None:
         return identity()
+    ranges.number_or_function(where, learning_rate=learning_rate)
     ranges.non_negative(where, learning_rate=learning_rate)
     schedule = as_schedule(learning_rate)
 

@@ -118,11 +118,11 @@ def test_partition_into_true_and_identity_is_masked() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_freeze_leaves_parameters_bitwise(dtype: torch.dtype) -> None:
-    params = tree.cast_to(parameters(), dtype)
+    params = tree.cast(parameters(), dtype)
     for tx in (chain(adamw(0.1), freeze(PREFIX)), selective_transform(adamw(0.1), freeze_mask=PREFIX)):
         state, new = tx.init(params), params
         for g in gradients(3):
-            u, state = tx.update(tree.cast_to(g, dtype), state, new)
+            u, state = tx.update(tree.cast(g, dtype), state, new)
             new = apply_updates(new, u)
         frozen = tree.expand(PREFIX, params)
         equal = tree.map(torch.equal, new, params)

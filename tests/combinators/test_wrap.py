@@ -109,10 +109,10 @@ def test_a_changed_hyperparameter_is_obeyed_as_in_optax() -> None:
 )
 def test_an_injected_rule_is_the_rule_itself_bitwise(factory: Any, arguments: Any, dtype: torch.dtype) -> None:
     plain, injected = factory(**arguments), inject_hyperparams(factory)(**arguments)
-    params = tree.cast_to(parameters(), dtype)
+    params = tree.cast(parameters(), dtype)
     s, t = plain.init(params), injected.init(params)
     for g in gradients(4):
-        g = tree.cast_to(g, dtype)
+        g = tree.cast(g, dtype)
         u, s = plain.update(g, s, params)
         v, t = injected.update(g, t, params)
         assert_bitwise(v, u)

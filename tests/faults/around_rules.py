@@ -359,7 +359,7 @@ FAULTS = (
     mutant(
         "tree: leaves of dicts in another order do not meet by name",
         "tree.py",
-        'return [cast("Tensor", there[path]) for path in here]',
+        'return [typing.cast("Tensor", there[path]) for path in here]',
         'return [cast("Tensor", x) for x in there.values()]',
         "test_tree.py::test_dicts_correspond_whatever_the_order_of_their_keys",
     ),

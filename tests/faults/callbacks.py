@@ -14,8 +14,8 @@ FAULTS = (
     mutant(
         "callbacks: the ratio is of the way from the first parameters",
         FILE,
-        "at, old = now, ft.tree.map(torch.clone, params)",
-        "at, old = now, old or ft.tree.map(torch.clone, params)",
+        "(old := kept.pop(now - 1, {}))",
+        "(old := kept[min(kept)])",
         NORMS,
     ),
     mutant(
@@ -51,8 +51,8 @@ FAULTS = (
     mutant(
         "callbacks: the finder looks at the place of the run",
         FILE,
-        "batches, state = peek(trainer.feed.loader, n, trainer.device)",
-        "batches, state = list(trainer.feed.window(n))",
+        "batches, state, curve = peek(trainer.feed.loader, n, trainer.device)",
+        "batches, state, curve = list(trainer.feed.window(n))",
         NOTHING,
     ),
     mutant("callbacks: it looks at every event", FILE, "pending.pop()(trainer)", "pending[0](trainer)", SAME),

@@ -3,6 +3,7 @@
 from tests.faults import mutant
 
 BAR, CONSOLE, PLOT = "test_bar.py::", "test_console.py::", "test_plot.py::"
+RULES, VALLEYS = "test_plot_rules.py::", "test_plot_valleys.py::"
 BOARD, BIASES = "test_loggers.py::", "test_loggers_wandb.py::"
 
 FAULTS = (
@@ -172,38 +173,66 @@ FAULTS = (
     ),
     mutant(
         "plot: stale rows are drawn",
-        "plot.py",
+        "plot/runs.py",
         "records = logging.history(path)",
         "records = logging.rows(path)",
         PLOT + "test_a_history_shows_the_losses_with_the_best_the_rate_the_norm_with_its_limit_and_the_speed",
     ),
     mutant(
         "plot: the best is the greatest",
-        "plot.py",
+        "plot/runs.py",
         "least = min(best",
         "least = max(best",
         PLOT + "test_a_history_shows_the_losses_with_the_best_the_rate_the_norm_with_its_limit_and_the_speed",
     ),
     mutant(
         "plot: a loss of zero on a logarithmic axis",
-        "plot.py",
+        "plot/canvas.py",
         "if finite and min(finite) > 0 and",
         "if finite and",
         PLOT + "test_losses_above_zero_that_span_two_decades_have_a_logarithmic_axis",
     ),
     mutant(
         "plot: the mean counts what is not finite",
-        "plot.py",
+        "plot/runs.py",
         "counts = list(accumulate(finite, initial=0))",
         "counts = list(range(len(ys) + 1))",
         PLOT + "test_many_points_have_a_running_mean_of_the_finite_ones",
     ),
     mutant(
         "plot: legends lie over the data",
-        "plot.py",
+        "plot/runs.py",
         'loc="lower left", bbox_to_anchor=(0.0, 1.0)',
         'loc="best"',
         PLOT + "test_no_legend_lies_over_data",
+    ),
+    mutant(
+        "plot: a path is cut before it leaves the picture",
+        "plot/rules.py",
+        "each.points[: end + 1]",
+        "each.points[:end]",
+        RULES + "test_a_path_that_diverges_is_cut_where_it_leaves_and_its_name_says_so",
+    ),
+    mutant(
+        "plot: the average of schedule_free is its last point",
+        "plot/valleys.py",
+        "return schedule_free_eval_params(state, params)",
+        "return state.z",
+        RULES + "test_an_average_that_a_rule_keeps_is_drawn_too",
+    ),
+    mutant(
+        "plot: a valley's directions are swapped",
+        "plot/rules.py",
+        'indexing="xy"',
+        'indexing="ij"',
+        VALLEYS + "test_lines_of_equal_height_are_where_the_valley_has_that_height",
+    ),
+    mutant(
+        "plot: a factor stands above an axis",
+        "plot/canvas.py",
+        "axes.yaxis.set_major_formatter(written)",
+        "pass",
+        PLOT + "test_there_is_no_common_factor_above_an_axis",
     ),
     mutant(
         "records: a row that a full disk did not take is lost",

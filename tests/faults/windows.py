@@ -67,7 +67,7 @@ FAULTS = (
         "accumulation: gradients are summed in the precision that they came in",
         "window.py",
         "    grads = tree.upcast(grads)\n",
-        "    if chosen.compute is not None:\n        grads = tree.cast_to(grads, chosen.compute)\n",
+        "    if chosen.compute is not None:\n        grads = tree.cast(grads, chosen.compute)\n",
         ONCE + "test_acc_7_gradients_in_half_precision_are_summed_in_float32",
     ),
     mutant(

@@ -35,10 +35,10 @@ def test_injected_an_optimizer_computes_the_same(factory: Callable[..., Gradient
 
 @every_optimizer
 def test_injected_an_optimizer_keeps_float32_parameters_in_float32(factory: Callable[..., Any]) -> None:
-    tx, params = inject_hyperparams(factory)(0.1), tree.cast_to(parameters(), torch.float32)
+    tx, params = inject_hyperparams(factory)(0.1), tree.cast(parameters(), torch.float32)
     state = tx.init(params)
     for g in gradients(2):
-        updates, new = tx.update(tree.cast_to(g, torch.float32), state, params)
+        updates, new = tx.update(tree.cast(g, torch.float32), state, params)
         assert {x.dtype for x in tree.leaves(updates)} == {torch.float32}
         assert [x.dtype for x in tree.leaves(new)] == [x.dtype for x in tree.leaves(state)]
         params, state = apply_updates(params, updates), new

@@ -63,7 +63,8 @@ UNKNOWN = (
         (
             {"optimizer": 3},
             TypeError,
-            "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int",
+            "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int; "
+            "hint: ft.adamw(0.001), or ft.configure_optimizer(module)",
         ),
         (
             {"scheduler": 3},
@@ -72,12 +73,12 @@ UNKNOWN = (
             "such as ft.adamw(ft.schedules.cosine_decay_schedule(...)), or train with ft.configure_optimizer(...)",
         ),
         (
-            {"optimizer": sgd, "train_loader": iter(ones(1))},
+            {"optimizer": lambda updates: sgd(1.0), "train_loader": iter(ones(1))},
             ValueError,
             f"Trainer: optimizer {UNKNOWN}",
         ),
         (
-            {"optimizer": sgd, "train_loader": []},
+            {"optimizer": lambda updates: sgd(1.0), "train_loader": []},
             ValueError,
             "Trainer: the train loader yields no batch",
         ),

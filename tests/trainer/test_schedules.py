@@ -253,8 +253,11 @@ def test_sch_4_without_a_length_and_max_steps_it_is_an_error_at_construction(wha
 
 
 def test_sch_4_what_a_function_makes_must_be_an_optimizer_and_a_scheduler() -> None:
-    message = "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int"
-    with pytest.raises(TypeError, match=f"^{message}$"):
+    message = (
+        "Trainer: optimizer must be a GradientTransformation or a torch optimizer, got int; "
+        "hint: ft.adamw(0.001), or ft.configure_optimizer(module)"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         weight_trainer(numbers(1), lambda n: n)
     module = Weight()
     message = (

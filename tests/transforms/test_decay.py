@@ -78,7 +78,7 @@ def test_no_decay_returns_the_updates_as_they_are() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_update_has_the_dtype_of_the_gradient(dtype: torch.dtype) -> None:
-    assert {x.dtype for x in tree.leaves(decayed(0.5, g=tree.cast_to(G, dtype)))} == {dtype}
+    assert {x.dtype for x in tree.leaves(decayed(0.5, g=tree.cast(G, dtype)))} == {dtype}
 
 
 # --- behind the learning rate
