@@ -4,7 +4,7 @@
 
 `norms` logs how large each layer's weights are, and by which part of that an update moves them. `dry_run` makes an
 update and validates a batch, before an epoch goes by in vain. `find_rate` raises the rate until the loss explodes. The
-two leave no trace, before training or within: the step is pure, so they walk from a copy of the state and forget it.
+two leave no trace: the step is pure, so they walk from a copy of the state and forget it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def dry_run(trainer: ft.Trainer) -> str:
     small = copy.copy(trainer.evaluation)
     small.loader = peek(small.loader or [], 1, trainer.device)
     told += f", validation loss {small.measure(trainer.averaged)['loss'] if small.loader else math.nan:.3f}"
-    told += f", state {sum(x.nbytes for x in ft.tree.leaves(state)):,} bytes"
-    return f"{told}, at most {torch.cuda.max_memory_allocated():,} on a GPU, {time.perf_counter() - began:.2f} s"
+    size, seconds = sum(x.nbytes for x in ft.tree.leaves(state)), time.perf_counter() - began
+    return f"{told}, state {size:,} bytes, at most {torch.cuda.max_memory_allocated():,} on a GPU, {seconds:.2f} s"
 
 
 def find_rate(trainer: ft.Trainer, n: int = 100) -> float:
@@ -115,7 +115,6 @@ def main(epochs: int, file: Path = Path("runs/callbacks/norms.jsonl")) -> None:
 
 
 if __name__ == "__main__":
-    (parser := argparse.ArgumentParser(description=__doc__.splitlines()[0])).add_argument(
-        "--short", action="store_true"
-    )
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--short", action="store_true", help="two epochs")
     main(epochs=2 if parser.parse_args().short else 20)

@@ -11,7 +11,7 @@ Like any loss it has a gradient, through all updates and Adam's moments, and any
 it: the networks of a whole grid of rates and decays train at once. From where the descent ends, each update then gets
 a rate of its own: 40 numbers, which no grid could search.
 
-The network trains on 100 digits and V looks at 400. The test loss is of the other 1297, which nothing has looked at.
+The network trains on 100 digits and V looks at 400. The test loss is of the other 1297, which no gradient has seen.
 
 Sources: Maclaurin et al., Gradient-based hyperparameter optimization through reversible learning, 2015,
 https://arxiv.org/abs/1502.03492; Franceschi et al., Forward and reverse gradient-based hyperparameter optimization,

@@ -1,5 +1,6 @@
-"""MAML: initial weights from which one step of training on ten points already finds a sine wave.
+"""MAML: initial weights from which a single update on ten points all but finds a sine wave.
 
+    pip install -e '.[plot]'
     python examples/maml_sine.py           # two minutes on a CPU; draws runs/maml_sine/maml_sine.png
 
 A task is a wave a sin(x - φ); its support is ten points to train with, its query ten more to be judged by. U makes k
@@ -9,7 +10,7 @@ updates of some rule, from that rule's first state. The initial weights θ that 
 
 An update is a pure function, so this is a loss like any other: `vmap` takes it over tasks, its gradient goes through
 the updates, moments and all, and `ft.train_step` descends it. With k = 0 it is plain pretraining: the weights that are
-best for all waves at once, and of little use for any.
+best for all waves at once, and far from each.
 
 The rule inside is descent or Adam, here with ε = 1: with the usual 1e-8 its first update is a sign, which has no slope.
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tests.example import EXAMPLES
 from tests.pages import PICTURES, ROOT
 
-LIKE_TORCHS = r"\w+ .* weights differ from torch\.optim's by \d\.\de[-+]\d\d"
+LIKE_TORCHS = r"functrain.s lion .* weights differ from torch\.optim.s by \d\.\de[-+]\d\d"
 
 
 class Program(NamedTuple):
@@ -51,9 +51,26 @@ PROGRAMS = (
         r"best rate 0\.\d+: loss \d\.\d{3} where it was chosen, \d+\.\d% of the test digits",
         "ensemble_digits/ensemble_digits.png",
     ),
+    Program(
+        "finetune_transformers",
+        r"12% of the weights trained: \d\.\d+ -> \d\.\d+; the others are bitwise what they were",
+    ),
+    Program(
+        "hypergradient",
+        r"test loss \d\.\d+ with one learned rate, \d\.\d+ with 10",
+        "hypergradient/hypergradient.png",
+    ),
     Program("interop_accelerate", LIKE_TORCHS, short=()),
     Program("interop_lightning", LIKE_TORCHS, short=()),
     Program("interop_transformers", LIKE_TORCHS, short=()),
+    Program(
+        "maml_sine",
+        r"one update from MAML's weights: \d\.\d+; ten from pretrained ones: \d\.\d+",
+        "maml_sine/maml_sine.png",
+    ),
+    Program(
+        "private_sgd", r"ε = 0\.62 at δ = 0\.0001 costs -?\d+\.\d points of accuracy", "private_sgd/private_sgd.png"
+    ),
     Program(
         "property_test_my_rule",
         r"found: pure: overwriting\(0\.1\) writes to leaf 'mean' of state with aten\.copy_\.default",

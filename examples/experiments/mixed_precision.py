@@ -1,6 +1,6 @@
 """What mixed precision brings on the device at hand: time, memory and loss of a small GPT.
 
-    python examples/experiments/mixed_precision.py      # a minute on a CPU; draws a picture in runs/mixed_precision/
+    python examples/experiments/mixed_precision.py      # 2 minutes on a CPU; draws a picture in runs/mixed_precision/
 
 The same network learns the bytes of `help("topics")` from the same batches in float32, in `bf16`, and on a GPU in
 `fp16` with its loss scale. They take turns, update by update, so that a slow minute hits all; the ratio of times is
