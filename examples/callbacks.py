@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import functrain as ft
@@ -104,7 +103,7 @@ def main(epochs: int, file: Path = Path("runs/callbacks/norms.jsonl")) -> None:
         nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)),
         ft.inject_hyperparams(ft.adamw)(learning_rate=1e-3),
         *(DataLoader(moons(n, seed=n), batch_size=20, shuffle=True) for n in (2000, 500)),
-        loss_fn=F.cross_entropy,
+        loss_fn=nn.CrossEntropyLoss(),
         max_epochs=epochs,
         callbacks=[once(dry_run), norms(JsonLines(file))],
     )

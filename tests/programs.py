@@ -52,6 +52,23 @@ PROGRAMS = (
         "ensemble_digits/ensemble_digits.png",
     ),
     Program(
+        "experiments/from_scratch_vs_torch_vs_functrain",
+        r"after 20 updates at most \de-1\d in float64, \de-0\d in float32",
+        "from_scratch_vs_torch_vs_functrain/from_scratch_vs_torch_vs_functrain.png",
+    ),
+    Program("experiments/loggers", r"least validation loss: .*: best lr=0\.03", "loggers/loggers.png"),
+    Program(
+        "experiments/mixed_precision",
+        r"(bf16|fp16): \d+\.\d\d of fp32's time, \d\.\d\d of its memory, loss [+-]\d\.\d{4}: "
+        r"it saves (time|memory|time and memory|nothing)",
+        "mixed_precision/mixed_precision.png",
+    ),
+    Program(
+        "experiments/sweep",
+        r"36 networks in one step: \d\.\d+ of the time of a loop over them",
+        "sweep/sweep.png",
+    ),
+    Program(
         "finetune_transformers",
         r"12% of the weights trained: \d\.\d+ -> \d\.\d+; the others are bitwise what they were",
     ),

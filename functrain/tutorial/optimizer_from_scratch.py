@@ -11,7 +11,7 @@ size for every number, weight decay that is not gradient. Read it from top to bo
 line that computes it, with the letters of the code:
 
     p, g      a parameter and its gradient, tensors of one shape; formulas are meant entry by entry
-    lr        η, the learning rate: parameters a unit of step
+    lr        η, the learning rate: how much of a step is taken
     m, v      averages of g and of g²; they are the memory, and like p in shape
     t         updates so far, 1 at the first
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 
 # --- Descent, and momentum
 #
-# For a small step d the loss changes by about g·d, and of all d of one length the steepest way down is d = -g:
+# For a small step d the loss changes by about g·d, and of all d of one length the one along -g goes down most:
 #
 #     p ← p - η g
 #
@@ -158,7 +158,7 @@ class SGDFromScratch:
 # update would be 3.2 η, the tenth 6.5 η, and not η, at the very time at which the network is at its most fragile. The
 # factor β₂ᵗ is gone only after some thousands of updates.
 #
-# ε keeps 0/0 away, where a parameter has had no gradient. It is in the unit of g, and where gradients are not much
+# ε keeps 0/0 away, where every gradient so far was zero. It is in the unit of g, and where gradients are not much
 # larger than ε it brakes.
 #
 # --- Weight decay that is decoupled: the W
