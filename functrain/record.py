@@ -37,7 +37,7 @@ def show(x: object) -> str:
     if isinstance(x, Tensor):
         return f"torch.tensor({x.tolist()}, dtype={x.dtype})"
     if inspect.isroutine(x):
-        module, name = getattr(x, "__module__", ""), getattr(x, "__qualname__", repr(x))
+        module, name = getattr(x, "__module__", None) or "", getattr(x, "__qualname__", repr(x))
         return f"schedules.{name}" if module.startswith("functrain.schedules.") else name.rpartition(".")[2]
     if type(x) is dict:
         return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in x.items()) + "}"

@@ -323,3 +323,9 @@ def test_functions_of_any_kind_make_a_transformation() -> None:
     with pytest.raises(ValueError, match="needs the parameters"):
         tx.update(GRADS, ())
     assert isinstance(tx.update(GRADS, (), PARAMS)[0]["w"], Tensor)
+
+
+def test_a_rule_of_a_namespace_without_a_name_prints_too() -> None:
+    namespace: dict[str, object] = {"rule": rule, "scale": scale}
+    exec("@rule\ndef mine(rate):\n    return scale(rate)\nprinted = repr(mine(0.5))", namespace)
+    assert namespace["printed"] == "mine(0.5)"
