@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -104,7 +105,8 @@ class Functrain:
     def descends(self, factory: Any) -> bool:
         one = self.array([1.0])
         try:
-            ends = [float(self.run(factory(**{self.rate: r}), one, lambda p: one, 2)[0]) for r in (1e-2, 1e-3)]
+            with warnings.catch_warnings(action="ignore"):  # of what a library will change
+                ends = [float(self.run(factory(**{self.rate: r}), one, lambda p: one, 2)[0]) for r in (1e-2, 1e-3)]
         except Exception:  # what makes no optimizer fails in its own way
             return False
         return ends[0] < ends[1] < 1.0

@@ -12,7 +12,6 @@ import functrain as ft
 pytestmark = pytest.mark.long  # it needs the extra `interop`
 
 
-@pytest.mark.filterwarnings("ignore:Specifying a key will be required:UserWarning")  # optax.noisy_sgd, of itself
 def test_each_cell_is_measured() -> None:
     comparison = importlib.import_module("tests.interop.comparison")  # jax and TorchOpt
     inside = comparison.PAGE.read_text("utf-8").partition(comparison.BEGIN)[2].partition(comparison.END)[0]
