@@ -56,7 +56,7 @@ clean:  ## remove caches and build outputs; .venv and runs/ stay, since they cos
 
 # A stamp is written last, so an install that broke off is taken up again; so is a .venv made by hand.
 $(VENV)/.installed-demo: pyproject.toml constraints.txt
-	@$(call install,.[plot])
+	@$(call install,.[plot$(comma)testing])
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt

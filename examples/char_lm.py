@@ -151,9 +151,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and the sample (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    if parser.parse_known_args()[0].short:
+        parser.set_defaults(steps=60, batch=8, context=32, width=32, layers=1)
     args = parser.parse_args()
-    if args.short:
-        args.steps, args.batch, args.context, args.width, args.layers = 60, 8, 32, 32, 1
 
     text = args.text.read_text("utf-8") if args.text else "".join(topics[name] for name in sorted(topics))
     vocabulary = sorted(set(text))
@@ -193,6 +193,7 @@ def main() -> None:
         raise
     ft.plot.history(args.out).savefig(args.out / "history.png")
 
+    print("writing a sample ...")
     trainer.load_checkpoint(args.out / "best_model.pt")
     newline = encoded.new_full((1, 1), index.get("\n", 0)).to(args.device)
     sample = write(gpt.eval(), newline, 600, temperature=0.8, seed=args.seed)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported: the oracle needs no accelerator
 
 # Programs, not tests: collecting doctests would import them.
-collect_ignore_glob = ["mutants.py", "benchmarks/*"]
+collect_ignore_glob = ["mutants.py", "benchmarks/*", "interop/comparison.py"]
 
 # `make test` draws the same examples on every machine. The long profile draws ten times as many, and new ones at each
 # run, kept in .hypothesis/ where they fail; in CI it too is the same at every run. No deadline and no complaint

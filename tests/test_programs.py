@@ -14,7 +14,7 @@ from tests.example import EXAMPLES
 from tests.programs import PROGRAMS, Program
 
 every = pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
-LINES = {"char_lm": 210}  # a whole model, its data and its training; the others have 120
+LINES = {"char_lm": 215}  # a whole model, its data and its training; the others have 120
 
 
 def lines(program: Program) -> list[str]:

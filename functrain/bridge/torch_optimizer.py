@@ -30,9 +30,20 @@ class Recipe:
     has_rate: bool  # lr is the rule's learning rate; else it multiplies what the rule makes
 
     def __call__(self, lr: float | Tensor, **values: object) -> GradientTransformation:
-        """The rule."""
+        """The rule.
+
+        Raises:
+            TypeError: a group has a `learning_rate`.
+        """
+        if values.get(RATE) is not None:  # None is the argument of a rule that then has no rate
+            raise TypeError(
+                f"TorchOptimizer: a group has {RATE!r}: {values[RATE]}; hint: the group's key is 'lr', whatever the "
+                "rule calls its rate"
+            )
         names = inspect.signature(self.factory).parameters
         arguments = {**self.fixed, **{name: value for name, value in values.items() if name in names}}
+        if self.has_rate and "lr" in names:
+            return self.factory(**arguments, lr=lr)
         if self.has_rate:
             return self.factory(**arguments, **{RATE: lr})
         return chain(self.factory(**arguments), scale(lr))
@@ -54,10 +65,10 @@ class TorchOptimizer(Face):
         params: parameters, pairs (name, parameter), or groups.
         rule: a factory such as `ft.lion`, or a transformation, such as `ft.chain(...)` makes.
         compile: compile the update; a rule with masks, over parameters with names, once for each of them.
-        **hyperparameters: the factory's arguments; `lr` is another name of `learning_rate`.
+        **hyperparameters: the factory's arguments; `lr` and `learning_rate` are one, whichever the factory has.
 
     Raises:
-        TypeError: the rule is neither, or an argument is missing or unknown.
+        TypeError: the rule is neither, an argument is missing or unknown, or a group has a `learning_rate`.
         ValueError: an argument is out of range.
     """
 
@@ -89,9 +100,9 @@ class TorchOptimizer(Face):
 
 
 def _counting(recipe: Recipe, values: Mapping[str, object]) -> frozenset[str]:
-    """The values that shape the rule: integers, by the factory's own annotations."""
+    """The values that shape the rule: integers, by the factory's own annotations. The rate is never one."""
     hints = inspect.signature(recipe.factory).parameters
-    return frozenset(name for name in values if name in hints and _counts(hints[name].annotation))
+    return frozenset(name for name in values if name != "lr" and name in hints and _counts(hints[name].annotation))
 
 
 def _counts(annotation: object) -> bool:
@@ -122,13 +133,18 @@ def read_rule(rule: Factory | GradientTransformation, given: Mapping[str, object
             f"TorchOptimizer: rule is a {type(rule).__name__}, neither a factory nor a GradientTransformation; "
             "hint: TorchOptimizer(model.parameters(), ft.lion, learning_rate=1e-3)"
         )
-    arguments = dict(given)
-    if "lr" in arguments:
-        if RATE in arguments:
-            raise TypeError("TorchOptimizer: lr and learning_rate are both given, and they are one")
-        arguments[RATE] = arguments.pop("lr")
-    parameters = inspect.signature(rule).parameters
-    rate = arguments.pop(RATE) if RATE in arguments and RATE not in parameters else None
+    arguments, parameters = dict(given), inspect.signature(rule).parameters
+    if "lr" in parameters and RATE in parameters:
+        raise TypeError(
+            f"TorchOptimizer: {show(rule)} has both lr and learning_rate, and a group has one rate; "
+            "hint: give one of the arguments another name"
+        )
+    if "lr" in arguments and RATE in arguments:
+        raise TypeError("TorchOptimizer: lr and learning_rate are both given, and they are one")
+    own = "lr" if "lr" in parameters else RATE  # what the rule calls it
+    for name in {"lr", RATE} & arguments.keys():
+        arguments[own] = arguments.pop(name)
+    rate = arguments.pop(own) if own in arguments and own not in parameters else None
     for name in arguments:
         if name not in parameters:
             raise TypeError(
@@ -144,11 +160,13 @@ def read_rule(rule: Factory | GradientTransformation, given: Mapping[str, object
                 else f"TorchOptimizer(params, {show(rule)}, {name}=...)"
             )
             raise TypeError(f"TorchOptimizer: {show(rule)} needs {name}; hint: {hint}")
-    lr = arguments.pop(RATE) if _plain(arguments.get(RATE, ())) and arguments.get(RATE) is not None else None
+    lr = arguments.pop(own) if _plain(arguments.get(own, ())) and arguments.get(own) is not None else None
     fixed = {name: _by_name(value) for name, value in arguments.items() if not _plain(value)}
     values = {name: value for name, value in arguments.items() if _plain(value)}
     if lr is not None:
         return Recipe(rule, fixed, True), {"lr": lr, **values}
+    if "lr" in values:  # it is None, and a group's lr a factor
+        fixed["lr"] = values.pop("lr")
     return Recipe(rule, fixed, False), {"lr": 1.0 if rate is None else rate, **values}
 
 

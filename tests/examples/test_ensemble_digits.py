@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
 
 from tests.example import load
 
@@ -43,6 +43,7 @@ def test_networks_begin_alike_and_part_by_their_rates(example: ModuleType) -> No
 
 
 def test_losses_and_accuracies_are_those_of_scikit_learn(example: ModuleType) -> None:
+    scores = importlib.import_module("sklearn.metrics")  # of the extra
     rates, (batches, choose, _) = torch.tensor([0.01, 0.3]), example.digits(50)
     states, _ = example.together(rates, batches)
     losses, right = example.measure(states, choose)
@@ -50,8 +51,8 @@ def test_losses_and_accuracies_are_those_of_scikit_learn(example: ModuleType) ->
         module = example.network()
         module.load_state_dict(example.alone(rate.item(), batches))
         p = module(choose[0]).detach().double().softmax(-1).numpy()
-        assert right[i].item() == pytest.approx(accuracy_score(choose[1], p.argmax(-1)), abs=1e-6)
-        assert losses[i].item() == pytest.approx(log_loss(choose[1], p, labels=range(10)), rel=1e-3)
+        assert right[i].item() == pytest.approx(scores.accuracy_score(choose[1], p.argmax(-1)), abs=1e-6)
+        assert losses[i].item() == pytest.approx(scores.log_loss(choose[1], p, labels=range(10)), rel=1e-3)
 
 
 def test_no_digit_that_is_learned_from_is_chosen_or_tested_with(example: ModuleType) -> None:

@@ -17,6 +17,13 @@ FAULTS = (
         GROUPS + "test_lr_is_one_and_a_factor_of_what_the_rule_makes[no rate]",
     ),
     mutant(
+        "TorchOptimizer: a rule that calls its rate lr keeps its own",
+        "bridge/torch_optimizer.py",
+        "factory(**arguments, lr=lr)",
+        "factory(**arguments, lr=0.1)",
+        "bridge/test_rate_names.py::test_lr_of_the_group_is_lr_of_the_rule",
+    ),
+    mutant(
         "TorchOptimizer: the factor begins at the rate of a schedule",
         "bridge/torch_optimizer.py",
         'return Recipe(rule, fixed, False), {"lr": 1.0 if rate is None else rate, **values}',

@@ -28,14 +28,14 @@ from tests.interop.peer_table import committed as beside
 PAGE = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- comparison -->\n", "<!-- end of comparison -->\n"
 ROWS = {
-    "named": "optimizers made by a name and a rate",
+    "named": "functions or classes that make an optimizer of a rate",
     "pure": "an update leaves its arguments as they were",
-    "composed": "one expression for: clip, Adam, decay the matrices",
-    "hyper": "a loss differentiated by the rate, through three updates of Adam",
-    "rates": "Adam at eight rates in one `vmap`",
+    "composed": "clipping, Adam, and decay of matrices alone as one expression",
+    "hyper": "differentiates a loss by the learning rate, through three updates",
+    "rates": "Adam at eight learning rates in one `vmap`",
     "face": "is a `torch.optim.Optimizer`, for schedulers, GradScaler, Lightning",
     "digits": "relative error of Adam's first ten updates in float32",
-    "implicit": "a solution differentiated without unrolling its updates",
+    "implicit": "implicit differentiation: of a solution, without its updates",
     "laws": "property tests for a rule of your own",
     "loop": "a training loop, with accumulation, AMP and checkpoints",
     "resumed": "its shuffled, augmented run, resumed in mid-epoch",
@@ -48,7 +48,7 @@ STATED = {
     "torch": {"implicit": "no", "laws": "no", "loop": "no", "sparse": "yes", "devices": "yes"},
     "optax": {"implicit": "no", "laws": "no", "loop": "no", "sparse": "no", "devices": "yes, JAX's"},
     "torchopt": {"implicit": "yes", "laws": "no", "loop": "no", "sparse": "no", "devices": "yes, by RPC"},
-    "lightning": {"implicit": "no", "laws": "no", "loop": "yes", "sparse": "`torch.optim`'s", "devices": "yes"},
+    "lightning": {"implicit": "no", "laws": "no", "loop": "yes", "sparse": "as torch.optim", "devices": "yes"},
 }
 START, SLOPE, RATE = np.array([[1.0, -2.0], [3.0, 0.5]]), np.array([[3.0, 1.0], [-2.0, 4.0]]), 0.1
 RATES = [10.0**-k for k in range(8)]
@@ -246,7 +246,7 @@ class Lightning:
     def __getattr__(self, row: str) -> Callable[[], str]:
         if row not in OPTIMIZERS:
             raise AttributeError(row)
-        return lambda: "`torch.optim`'s"
+        return lambda: "as torch.optim"
 
 
 LIBRARIES = {
