@@ -12,7 +12,9 @@ from __future__ import annotations
 try:
     import hypothesis as _hypothesis
 except ImportError as error:
-    raise ImportError("functrain.testing needs hypothesis; hint: pip install hypothesis") from error
+    raise ImportError(
+        "functrain.testing needs hypothesis; hint: python -m pip install 'functrain[testing]', or hypothesis alone"
+    ) from error
 
 from functrain.testing import laws, strategies
 

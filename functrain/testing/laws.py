@@ -26,7 +26,9 @@ from functrain.base import GradientTransformation, apply_updates, identity, upda
 from functrain.combinators.chain import chain
 from functrain.holes import punch
 from functrain.paths import children
-from functrain.testing.trial import LawBroken, Step, Trial, close, compare, extras, for_all, leaf_name, run, show
+from functrain.testing.manners import LawBroken, a_kind, check_rule, possible, update
+from functrain.testing.memory import check_memory, same_again
+from functrain.testing.trial import Step, Trial, close, compare, example, extras, for_all, leaf_name, run, show
 from functrain.testing.writes import watched
 from functrain.transforms.momentum import trace
 from functrain.transforms.scale import scale
@@ -42,21 +44,25 @@ Params = SearchStrategy[Tree]
 
 def check_pure(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """`update` writes to none of its arguments, and equal arguments give equal results, bit for bit."""
+    check_rule("check_pure", tx)
 
     def law(trial: Trial) -> None:
         p, state = trial.params, tx.init(trial.params)
+        one: list[Step] = []
+        two: list[Step] = []
         for grads in trial.history:
             extra = extras(tx, p, grads)
-            call = functools.partial(tx.update, grads, state, p, **extra)
+            call = functools.partial(update, tx, grads, state, p, extra)
             (updates, new), complaint = watched(call, updates=grads, state=state, params=p, extra=extra)
             if complaint:
                 raise LawBroken("pure", tx, complaint)
             again, other = call()
-            after = apply_updates(p, updates)
-            first, second = Step(updates, new, after), Step(again, other, apply_updates(p, again))
-            compare("pure", tx, ("update", [first]), ("the same update again", [second]))
-            p, state = after, new
+            one.append(Step(updates, new, apply_updates(p, updates)))
+            two.append(Step(again, other, apply_updates(p, again)))
+            same_again(tx, one, two)
+            p, state = one[-1].params, new
 
+    check_memory(tx, params)
     for_all(law, params, examples)
 
 
@@ -65,13 +71,14 @@ def check_stable(tx: GradientTransformation, params: Params | None = None, examp
 
     Every leaf of a state is a tensor, and its containers are dict, list, tuple and NamedTuple.
     """
+    check_rule("check_stable", tx)
 
     def law(trial: Trial) -> None:
         p, state = trial.params, tx.init(trial.params)
         first = state
         _check_state(tx, first)
         for t, grads in enumerate(trial.history, 1):
-            updates, state = tx.update(grads, state, p, **extras(tx, p, grads))
+            updates, state = update(tx, grads, state, p, extras(tx, p, grads))
             _check_like(tx, f"the updates of step {t}", updates, "the gradients", grads)
             _check_like(tx, f"the state after step {t}", state, "that of init", first)
             p = apply_updates(p, updates)
@@ -84,7 +91,7 @@ def _check_state(tx: GradientTransformation, state: Tree) -> None:
     if state is None:
         raise LawBroken("stable", tx, "has None in its state; hint: an empty place is ()")
     if below is None and not isinstance(state, Tensor):
-        raise LawBroken("stable", tx, f"has a {type(state).__name__} in its state; hint: every leaf is a tensor")
+        raise LawBroken("stable", tx, f"has {a_kind(state)} in its state; hint: every leaf is a tensor")
     for _, child in below or ():
         _check_state(tx, child)
 
@@ -96,12 +103,13 @@ def _check_like(tx: GradientTransformation, what: str, new: Tree, than: str, old
     for path, a, b in zip(tree.paths(new), tree.leaves(new), tree.leaves(old), strict=True):
         here, there = ((x.dtype, tuple(x.shape), x.device.type) for x in (a, b))
         if here != there:
-            kinds = " not ".join(f"{dtype} {shape} on {device}" for dtype, shape, device in (here, there))
+            kinds = ", not ".join(f"{dtype} {shape} on {device}" for dtype, shape, device in (here, there))
             raise LawBroken("stable", tx, f"changes {leaf_name(path)}: in {what} it is {kinds} as in {than}")
 
 
 def check_local(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """A leaf alone gives what it gives in the tree, bit for bit. Asked only of those that say they are `local`."""
+    check_rule("check_local", tx)
 
     def law(trial: Trial) -> None:
         together = run(tx, trial.params, trial.history)
@@ -121,6 +129,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_finite(tx: GradientTransformation) -> None:
     """Gradients of zero, of the dtype's smallest numbers and of √max / 8 give finite updates, in every float dtype."""
+    check_rule("check_finite", tx)
     for dtype in FLOATS:
         info = torch.finfo(dtype)
         params: Tree = {"w": torch.tensor([[1.0, 0.0], [-1.0, 0.5]], dtype=dtype), "b": torch.ones((), dtype=dtype)}
@@ -133,16 +142,6 @@ def check_finite(tx: GradientTransformation) -> None:
                         raise LawBroken("finite", tx, f"{what} in {dtype}")
 
 
-def _example() -> Trial:
-    """A matrix and a number in float64, and three gradients: where one trial is enough."""
-    draw = torch.Generator().manual_seed(0)
-    first, *rest = [
-        {name: torch.randn(shape, dtype=torch.float64, generator=draw) for name, shape in (("w", (3, 2)), ("s", ()))}
-        for _ in range(4)
-    ]
-    return Trial(first, list(rest))
-
-
 def check_compiled(tx: GradientTransformation, backend: str = "aot_eager") -> None:
     """Compiled into one graph, without a break, it computes the same, and one graph serves all updates.
 
@@ -151,16 +150,18 @@ def check_compiled(tx: GradientTransformation, backend: str = "aot_eager") -> No
     Args:
         backend: of torch.compile.
     """
+    check_rule("check_compiled", tx)
     torch._dynamo.reset()
     graphs = torch._dynamo.utils.counters["stats"]
     before = graphs["unique_graphs"]
-    params, history = _example()
+    params, history = example()
+    expected = [s._replace(updates=()) for s in run(tx, params, history)]
     step = torch.compile(update_and_apply(tx), backend=backend, fullgraph=True)
     p, state, steps = params, tx.init(params), []
     for grads in history:
-        p, state = step(grads, state, p, **extras(tx, p, grads))
+        with possible("compiled", tx, "compiled"):
+            p, state = step(grads, state, p, **extras(tx, p, grads))
         steps.append(Step((), state, p))
-    expected = [s._replace(updates=()) for s in run(tx, params, history)]
     compare("compiled", tx, ("compiled, it", steps), ("in eager mode", expected), close)
     times = graphs["unique_graphs"] - before
     if times != 1:
@@ -169,30 +170,34 @@ def check_compiled(tx: GradientTransformation, backend: str = "aot_eager") -> No
 
 def check_vmap(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """Under `torch.func.vmap` it computes what a loop does, up to rounding."""
+    check_rule("check_vmap", tx)
 
     def step(grads: Tree, state: Tree, p: Tree) -> Step:
-        updates, state = tx.update(grads, state, p, **extras(tx, p, grads))
+        updates, state = update(tx, grads, state, p, extras(tx, p, grads))
         return Step(updates, state, apply_updates(p, updates))
 
     def law(trial: Trial) -> None:
         if not tree.leaves(trial.params):
             return
         members = [trial, Trial(trial.params, trial.history[::-1])]
+        loops = [run(tx, *member) for member in members]
         p, state = (tree.stack([f(m.params) for m in members]) for f in (lambda p: p, tx.init))
         mapped = []
         for grads in zip(*(m.history for m in members), strict=True):
-            at = torch.func.vmap(step)(tree.stack(grads), state, p)
+            with possible("vmap", tx, "mapped"):
+                at = torch.func.vmap(step)(tree.stack(grads), state, p)
             mapped.append(at)
             state, p = at.state, at.params
-        for i, member in enumerate(members):
+        for i, loop in enumerate(loops):
             ours = [tree.map(lambda x, i=i: x[i], s) for s in mapped]
-            compare("vmap", tx, ("mapped, it", ours), ("in a loop", run(tx, *member)), close)
+            compare("vmap", tx, ("mapped, it", ours), ("in a loop", loop), close)
 
     for_all(law, params, examples)
 
 
 def check_neutral(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """`identity()` before or after it in a chain changes nothing, bit for bit."""
+    check_rule("check_neutral", tx)
 
     def law(trial: Trial) -> None:
         expected = ("without it", run(tx, *trial))
@@ -204,6 +209,7 @@ def check_neutral(tx: GradientTransformation, params: Params | None = None, exam
 
 def check_associative(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """How a chain is bracketed does not matter, bit for bit."""
+    check_rule("check_associative", tx)
     before, after = trace(0.5), scale(-0.5)
 
     def law(trial: Trial) -> None:
@@ -216,6 +222,7 @@ def check_associative(tx: GradientTransformation, params: Params | None = None, 
 
 def check_saved(tx: GradientTransformation, params: Params | None = None, examples: int | None = None) -> None:
     """A state that was written, and read with `weights_only=True`, goes on as if nothing had happened, bit for bit."""
+    check_rule("check_saved", tx)
 
     def law(trial: Trial) -> None:
         again = trial.history * 2  # at least two updates
@@ -233,7 +240,8 @@ def check_saved(tx: GradientTransformation, params: Params | None = None, exampl
 
 def check_differentiable(tx: GradientTransformation) -> None:
     """Its derivative through three updates is that of finite differences, and finite where gradients are zero."""
-    params, history = _example()
+    check_rule("check_differentiable", tx)
+    params, history = example()
     weights = tree.map(lambda p: torch.linspace(1, 2, p.numel(), dtype=p.dtype).view(p.shape), params)
 
     def f(history: list[Tree]) -> Tensor:
@@ -241,7 +249,9 @@ def check_differentiable(tx: GradientTransformation) -> None:
         products = [(u * w).sum() for end in ends for u, w in zip(*map(tree.leaves, (end, weights)), strict=True)]
         return torch.stack(products).sum()
 
-    slope, at_zero = (torch.func.grad(f)(at) for at in (history, tree.zeros_like(history)))
+    run(tx, params, history)  # an error of its own is raised as it is
+    with possible("differentiable", tx, "differentiated"):
+        slope, at_zero = (torch.func.grad(f)(at) for at in (history, tree.zeros_like(history)))
     for where, slopes in (("ordinary", slope), ("zero", at_zero)):
         for path, d in zip(tree.paths(slopes[0]) * len(slopes), tree.leaves(slopes), strict=True):
             if not d.isfinite().all():
@@ -270,8 +280,10 @@ def check_all(tx: GradientTransformation, exempt: Collection[str] = (), params: 
 
     Raises:
         LawBroken: a law is broken; the message names it.
+        TypeError: tx is no transformation, or its update does not return a pair.
         ValueError: there is no law of a name in `exempt`.
     """
+    check_rule("check_all", tx)
     unknown = sorted(set(exempt) - set(LAWS))
     if unknown:
         raise ValueError(f"check_all: there is no law {unknown[0]!r}; hint: there is {', '.join(LAWS)}")

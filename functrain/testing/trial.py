@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
@@ -14,16 +14,10 @@ from torch import Tensor
 from functrain import tree
 from functrain.base import GradientTransformation, apply_updates
 from functrain.testing import strategies
+from functrain.testing.manners import LawBroken, update
 from functrain.tree import Tree
 
 SHOWN = 6  # numbers of a leaf that a message shows
-
-
-class LawBroken(AssertionError):
-    """A transformation breaks a law. The message names the law, the transformation, the leaf and the numbers."""
-
-    def __init__(self, law: str, tx: GradientTransformation, what: str) -> None:
-        super().__init__(f"{law}: {tx!r} {what}")
 
 
 class Trial(NamedTuple):
@@ -50,6 +44,16 @@ def trials(draw: st.DrawFn, params: SearchStrategy[Tree] | None = None, updates:
     return Trial(drawn, draw(strategies.histories(drawn, updates, values)))
 
 
+def example() -> Trial:
+    """A matrix and a number in float64, and three gradients: where one trial is enough."""
+    draw = torch.Generator().manual_seed(0)
+    first, *rest = [
+        {name: torch.randn(shape, dtype=torch.float64, generator=draw) for name, shape in (("w", (3, 2)), ("s", ()))}
+        for _ in range(4)
+    ]
+    return Trial(first, list(rest))
+
+
 def for_all(law: Callable[[Trial], None], params: SearchStrategy[Tree] | None, examples: int | None) -> None:
     """The law of every trial that Hypothesis draws; the smallest one that breaks it is reported.
 
@@ -59,8 +63,9 @@ def for_all(law: Callable[[Trial], None], params: SearchStrategy[Tree] | None, e
         examples: how many trials; a third of what the Hypothesis profile says if None.
     """
     n = max(1, settings().max_examples // 3) if examples is None else examples
+    phases = [phase for phase in settings().phases if phase is not Phase.explain]  # it would name lines of functrain
 
-    @settings(max_examples=n, deadline=None, database=None, report_multiple_bugs=False)
+    @settings(max_examples=n, deadline=None, database=None, report_multiple_bugs=False, phases=phases)
     @given(trials(params))
     def run(trial: Trial) -> None:
         law(trial)
@@ -83,7 +88,7 @@ def run(tx: GradientTransformation, params: Tree, history: Iterable[Tree], state
     at: Tree = tx.init(params) if state is None else state
     steps = []
     for grads in history:
-        updates, at = tx.update(grads, at, params, **extras(tx, params, grads))
+        updates, at = update(tx, grads, at, params, extras(tx, params, grads))
         params = apply_updates(params, updates)
         steps.append(Step(updates, at, params))
     return steps
@@ -139,6 +144,7 @@ def compare(
     this: tuple[str, Iterable[Step]],
     that: tuple[str, Iterable[Step]],
     equal: Callable[[Tensor, Tensor], bool] = same,
+    hint: str = "",
 ) -> None:
     """Raise LawBroken where two runs give other updates, or leave other parameters."""
     for t, (a, b) in enumerate(zip(this[1], that[1], strict=True), 1):
@@ -146,4 +152,5 @@ def compare(
             found = difference(one, other, equal)
             if found:
                 leaf, mine, theirs = found
-                raise LawBroken(law, tx, f"{this[0]} gives {what} {mine} of {leaf} at step {t}; {that[0]}: {theirs}")
+                told = f"{this[0]} gives {what} {mine} of {leaf} at step {t}; {that[0]}: {theirs}"
+                raise LawBroken(law, tx, f"{told}; hint: {hint}" if hint else told)
