@@ -65,7 +65,7 @@ def for_all(law: Callable[[Trial], None], params: SearchStrategy[Tree] | None, e
     n = max(1, settings().max_examples // 3) if examples is None else examples
     phases = [phase for phase in settings().phases if phase is not Phase.explain]  # it would name lines of functrain
 
-    @settings(max_examples=n, deadline=None, database=None, report_multiple_bugs=False, phases=phases)
+    @settings(max_examples=n, deadline=None, database=None, report_multiple_bugs=False, print_blob=False, phases=phases)
     @given(trials(params))
     def run(trial: Trial) -> None:
         law(trial)
