@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import NamedTuple
 
 import torch
@@ -76,23 +76,23 @@ def run(page: str, namespace: ModuleType) -> None:
         where = f"{page}, line {block.line}"
         # Padded, so that a traceback's line is the page's.
         code = compile("\n" * (block.line - 1) + block.text, str(ROOT / page), "exec")
-        ends = said is not None and said.language == "pytb"
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            got = ending(code, namespace) if ends else exec(code, vars(namespace))
-        if said and said.language == "text":
+        if said and said.language == "pytb":
+            got = ending(code, namespace)
+        else:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, vars(namespace))
             got = printed.getvalue()
         if said and said.language in ("pytb", "text"):
-            same = doctest.OutputChecker().check_output(said.text, got or "", doctest.ELLIPSIS)
+            same = doctest.OutputChecker().check_output(said.text, got, doctest.ELLIPSIS)
             assert same, f"{where}: the page says\n{said.text}and it is\n{got}"
 
 
-def ending(code: object, namespace: ModuleType) -> str:
+def ending(code: CodeType, namespace: ModuleType) -> str:
     """The error, or the last warning, that the code ends in, as Python prints it; nothing if there is none."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            exec(code, vars(namespace))  # type: ignore[arg-type]
+            exec(code, vars(namespace))
         except Exception as error:
             return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]) + "\n"
     return f"{caught[-1].category.__name__}: {caught[-1].message}\n" if caught else ""
