@@ -24,6 +24,7 @@ from torch.func import grad, vmap
 
 import functrain as ft
 from tests.interop.peer_table import committed as beside
+from tests.interop.peer_table import markdown
 
 PAGE = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- comparison -->\n", "<!-- end of comparison -->\n"
@@ -273,11 +274,8 @@ def measure(name: str) -> dict[str, str]:
 
 
 def table() -> str:
-    columns = {name: measure(name) for name in LIBRARIES}
-    titles = [f"{LIBRARIES[name].title} {version(name).partition('+')[0]}" for name in LIBRARIES]
-    lines = [["", *titles], ["---"] * (len(titles) + 1)]
-    lines += [[text, *(column[row] for column in columns.values())] for row, text in ROWS.items()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace("|  |", "| |")
+    titles = {name: f"{library.title} {version(name).partition('+')[0]}" for name, library in LIBRARIES.items()}
+    return markdown({title: measure(name) for name, title in titles.items()}, ROWS)
 
 
 def main() -> None:

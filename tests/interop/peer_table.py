@@ -96,8 +96,13 @@ def stopped(found: dict[str, Any]) -> str:
 
 
 def table(columns: dict[str, dict[str, str]]) -> str:
-    lines = [["", *(f"{title} {version(name)}" for name, title in TITLES.items())], ["---"] * (len(TITLES) + 1)]
-    lines += [[text, *(columns[name][row] for name in TITLES)] for row, text in ROWS.items()]
+    return markdown({f"{title} {version(name)}": columns[name] for name, title in TITLES.items()}, ROWS)
+
+
+def markdown(columns: dict[str, dict[str, str]], rows: dict[str, str]) -> str:
+    """Columns by their titles, with the rows in this order, under these names."""
+    lines = [["", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[text, *(column[row] for column in columns.values())] for row, text in rows.items()]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace("|  |", "| |")
 
 
