@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from hypothesis import settings
 from torch.testing._internal.common_optimizers import (
     ErrorOptimizerInput,
     OptimizerErrorEnum,
@@ -164,3 +165,7 @@ def test_what_torch_refuses_is_refused_in_its_words(row: Row, given: ErrorOptimi
     assert type(torchs) is given.error_type
     assert re.search(given.error_regex, str(ours))
     assert_error_of_torch(ours, torchs)
+
+
+def test_the_import_of_pytorchs_list_leaves_the_profile_of_the_draws() -> None:
+    assert settings.get_current_profile_name() in ("ci", "long", "mutants")
