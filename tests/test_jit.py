@@ -158,6 +158,7 @@ def test_inductor_is_eager_reproducible_and_says_that_it_compiles(capsys: pytest
     ]
 
 
+@pytest.mark.long
 def test_with_dropout_too_batches_may_differ_in_length() -> None:
     """Of dropout that drops nothing the numbers are those of eager; what drops is another draw in a graph."""
     step, first = network(dropout=1e-12)

@@ -36,7 +36,15 @@ def test_every_transform_keeps_the_law(entry: Entry, law: str) -> None:
         laws.LAWS[law](entry.make())
 
 
-@pytest.mark.parametrize("entry", [e for e in CATALOGUE if not e.eager], ids=lambda entry: entry.id)
+# The first setting of each rule in `make test`, the further ones, "rule/setting", in `make test-long`.
+COMPILED = [
+    pytest.param(entry, marks=[pytest.mark.long] if "/" in entry.id else [], id=entry.id)
+    for entry in CATALOGUE
+    if not entry.eager
+]
+
+
+@pytest.mark.parametrize("entry", COMPILED)
 def test_every_transform_is_compiled_once_and_computes_the_same(entry: Entry) -> None:
     laws.check_compiled(entry.make())
 

@@ -13,7 +13,12 @@ import torch
 from tests import pages
 from tests.programs import PROGRAMS
 
-LONG = {"docs/gallery.md", "docs/migrating.md", *(page for page in pages.pages() if page.startswith("docs/learn/"))}
+LONG = {
+    "docs/gallery.md",
+    "docs/migrating.md",
+    "docs/torch_face.md",
+    *(page for page in pages.pages() if page.startswith("docs/learn/")),
+}
 PAGES = [pytest.param(page, marks=[pytest.mark.long] if page in LONG else []) for page in pages.pages()]
 DRAWN_ELSEWHERE = {"char_lm.png"} | {f"{program.stem}.png" for program in PROGRAMS if program.picture}
 

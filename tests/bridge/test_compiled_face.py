@@ -102,6 +102,7 @@ def test_a_rule_that_may_look_at_shapes_has_a_graph_for_each_number_of_dimension
     assert counted.graphs == len({p.dim() for p in params}) == 3
 
 
+@pytest.mark.long
 def test_a_mask_by_path_sees_the_name_of_each_parameter(counted: Counting) -> None:
     mask = ft.mask_by(ends_with_bias)
     names = ("a.weight", "a.bias", "b.weight", "b.bias", "c.weight")

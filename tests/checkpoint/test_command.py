@@ -99,6 +99,7 @@ def test_show_of_a_directory_lists_its_checkpoints_and_why_one_is_not_whole(tmp_
     assert run("show", empty) == (1, f"{empty}: there is no checkpoint in it\n", "")
 
 
+@pytest.mark.long
 def test_verify_prints_a_line_a_file_and_its_status_says_whether_all_are_whole(tmp_path: Path) -> None:
     a, b, folder, missing = (tmp_path / name for name in ("a.pt", "b.pt", "run", "missing.pt"))
     folder.mkdir()
